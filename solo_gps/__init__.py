@@ -1,0 +1,34 @@
+"""solo-gps: guided positives for self-supervised learning, as a plugin for solo-learn.
+
+Importing this package stays cheap: torch, Hydra and solo-learn are imported only by the parts that need them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
+
+if TYPE_CHECKING:
+    from solo_gps.errors import SoloGpsError
+    from solo_gps.host.activation import activate
+    from solo_gps.hookspecs import hookimpl
+
+_LAZY = {
+    "activate": "solo_gps.host.activation",
+    "hookimpl": "solo_gps.hookspecs",
+    "SoloGpsError": "solo_gps.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'solo_gps' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

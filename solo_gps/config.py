@@ -1,0 +1,62 @@
+"""Typed configuration: user keys are checked once, here, and only frozen objects travel on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from solo_gps.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def parse(node: object, schema: type[T], where: str) -> T:
+    """Checks a configuration node against a frozen dataclass.
+
+    Args:
+        node: Mapping or ``DictConfig`` with the user's values; missing keys take the schema's defaults.
+        schema: Frozen, keyword-only dataclass. Its ``__post_init__`` checks the values and raises ``ValueError``.
+        where: Dotted place of the node in the recipe, named in errors, for example ``"sampler.gps"``.
+
+    Returns:
+        An instance of ``schema``.
+
+    Raises:
+        ConfigError: A key is unknown, a value has the wrong type or is out of range, or the node is not a mapping.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: wanted a group of keys, got {values!r}.")
+    known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: no such key; known: {', '.join(known)}.{did_you_mean(key, known)}")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = f"{where}.{error.full_key}" if getattr(error, "full_key", None) else where
+        raise ConfigError(f"{key}: {_first_line(error)}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ``ValueError`` with "did you mean" when ``value`` is not one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{key}={value!r} is not one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
+
+
+def check_at_least(key: str, value: float, least: float) -> None:
+    """Raises ``ValueError`` when ``value`` is below ``least``."""
+    if not value >= least:
+        raise ValueError(f"{key}={value} must be at least {least}.")

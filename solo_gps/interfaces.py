@@ -1,0 +1,77 @@
+"""What the layers promise each other, with shapes. No heavy import: arrays and tensors are named for the type checker only.
+
+Sizes: N images, D dimensions of the prior space, K neighbours, M items of one epoch, B images of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from PIL.Image import Image
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """N raw images, in the order in which the host's training set indexes them (after ``data.fraction``)."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64 class of each image, -1 where unknown; ``None`` when the set has no labels."""
+
+    def __len__(self) -> int:
+        """Number of images N."""
+
+    def image(self, index: int) -> Image:
+        """The decoded RGB image of ``index``, before any augmentation."""
+
+    def content(self) -> Iterator[bytes]:
+        """One entry an image, in order, of bytes that change when the image does; never an absolute path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Images in the prior space.
+
+    Attributes:
+        array: (N, D) float32 or float16, finite; a read-only memory map when it comes from the cache.
+        fingerprint: Hex digest of data, encoder, weights and preprocessing: equal fingerprints mean equal arrays.
+        folder: Cache folder that holds the array, or ``None`` for an array that was not cached.
+        space: ``"euclidean"`` (squared L2 distance) or ``"cosine"`` (1 - cosine similarity).
+    """
+
+    array: np.ndarray
+    fingerprint: str
+    folder: Path | None
+    space: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourTable:
+    """Neighbours of every image in the prior space, the image itself left out.
+
+    Attributes:
+        indices: (N, K) int32, nearest first, ties by index; -1 pads a row that has fewer than K.
+        distances: (N, K) float32, squared Euclidean or 1 - cosine; ``inf`` where padded.
+    """
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The items of one epoch: item m shows image ``anchors[m]`` and, in the positive's crops, ``positives[m]``.
+
+    Attributes:
+        anchors: (M,) int32 image indices.
+        positives: (M,) int32 image indices; equal to the anchor where an item falls back on plain augmentation.
+    """
+
+    anchors: np.ndarray
+    positives: np.ndarray
