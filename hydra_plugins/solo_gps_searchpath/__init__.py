@@ -1,0 +1,36 @@
+"""Puts the config groups of solo-gps, and of its plugins, on the search path of every Hydra program."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+CONFIG_GROUP = "solo_gps.configs"
+
+
+class SoloGpsSearchPath(SearchPathPlugin):
+    """Appends the folder of our groups (sampler, prior, search, recipe), then the packages that plugins name.
+
+    A plugin names the package that holds its config groups by an entry point of the group ``solo_gps.configs``. Nothing of it is
+    imported here: this code runs in every Hydra program on the machine.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Appends the paths."""
+        search_path.append(provider="solo-gps", path=config_folder().as_uri())
+        for entry in entry_points(group=CONFIG_GROUP):
+            search_path.append(provider=entry.name, path=f"pkg://{entry.value}")
+
+
+def config_folder() -> Path:
+    """Returns the folder of our config groups: in the package when installed, beside it in a checkout."""
+    import solo_gps
+
+    package = Path(solo_gps.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "sampler").is_dir():
+            return folder
+    raise FileNotFoundError(f"solo-gps is installed without its config groups (looked beside {package}). Reinstall it.")

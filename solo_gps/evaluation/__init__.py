@@ -1,0 +1,1 @@
+"""Judging: metrics as pure functions of arrays, and pictures."""

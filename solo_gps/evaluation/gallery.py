@@ -1,0 +1,79 @@
+"""A picture of anchors beside their positives, for those who would rather look than read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from solo_gps.interfaces import ImageSet
+
+TILE = 64
+MARGIN = 6
+SAME, OTHER, NEUTRAL = (34, 139, 87), (200, 60, 50), (120, 120, 120)
+
+
+def gallery(
+    images: ImageSet,
+    anchors: Sequence[int],
+    positives: NDArray[np.integer],
+    path: Path,
+    *,
+    title: str = "anchor | positives",
+) -> Path:
+    """Writes a PNG: one row an anchor, first the anchor, then its positives.
+
+    A positive's frame is green when it has the anchor's label, red when it has another, grey when a label is unknown.
+
+    Args:
+        images: The N raw images.
+        anchors: R image indices.
+        positives: (R, P) image indices, -1 for none.
+        path: File to write; its folder is made.
+        title: Line above the rows.
+
+    Returns:
+        ``path``.
+    """
+    rows, columns = positives.shape
+    cell = TILE + 2 * MARGIN
+    sheet = Image.new("RGB", ((columns + 1) * cell + MARGIN, rows * cell + 22), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, 5), title, fill="black")
+    for row, anchor in enumerate(anchors):
+        _tile(sheet, draw, images, int(anchor), (0, row), (0, 0, 0))
+        for column, positive in enumerate(positives[row]):
+            if positive >= 0:
+                _tile(sheet, draw, images, int(positive), (column + 1, row), _frame(images, anchor, positive))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    sheet.save(unfinished, format="PNG")
+    os.replace(unfinished, path)
+    return path
+
+
+def _tile(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    images: ImageSet,
+    index: int,
+    place: tuple[int, int],
+    colour: tuple[int, int, int],
+) -> None:
+    cell = TILE + 2 * MARGIN
+    gap = MARGIN if place[0] == 0 else 2 * MARGIN
+    left, top = place[0] * cell + gap, place[1] * cell + 22 + MARGIN
+    tile = images.image(index).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+    draw.rectangle((left - 3, top - 3, left + TILE + 2, top + TILE + 2), fill=colour)
+    sheet.paste(tile, (left, top))
+
+
+def _frame(images: ImageSet, anchor: int, positive: int) -> tuple[int, int, int]:
+    labels = images.labels
+    if labels is None or labels[anchor] < 0 or labels[positive] < 0:
+        return NEUTRAL
+    return SAME if labels[anchor] == labels[positive] else OTHER

@@ -1,0 +1,309 @@
+"""Switching on and off: the one place where samplers meet solo-learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import Dataset
+
+from solo_gps.config import parse
+from solo_gps.errors import ConfigError, HostError, RefusedMethodError, UnknownNameError
+from solo_gps.evaluation.metrics import pair_purity
+from solo_gps.host.detect import Host, detect_host
+from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
+from solo_gps.host.images import host_images
+from solo_gps.host.method import guided_method
+from solo_gps.host.precheck import check_data_folder
+from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.plugins import lookup, plugin_manager
+from solo_gps.samplers.base import PriorSpace, Sampler
+
+log = logging.getLogger(__name__)
+
+NOT_METHODS = ("base", "linear")
+LABEL_MASKED = ("supcon",)
+DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
+
+
+class Activation:
+    """The plugin while it is switched on. Made by :func:`activate`.
+
+    Args:
+        cfg: The whole recipe.
+        host: The installed solo-learn.
+        samplers: Name to sampler, in the order in which they act.
+    """
+
+    def __init__(self, cfg: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+        self.cfg = cfg
+        self.host = host
+        self.samplers = dict(samplers)
+        self.images: ImageSet | None = None
+        self.space: PriorSpace | None = None
+        self.tables: dict[str, NeighbourTable] = {}
+        self.dataset: GuidedDataset | None = None
+        self.loader_errors: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._trainer: Any = None
+        self._loader_epochs = 0
+
+    @property
+    def guides_images(self) -> bool:
+        """Whether a sampler chooses positives in the dataset."""
+        return any(sampler.pairs_images for sampler in self.samplers.values())
+
+    def method_class(self) -> type:
+        """Returns the class to train in place of the host's: every sampler's wrapper, then those of other plugins."""
+        cls = self.host.methods[self.cfg.method]
+        for sampler in self.samplers.values():
+            cls = sampler.wrap_method(cls, self.cfg)
+        cls = guided_method(cls, self)
+        for wrap in plugin_manager().hook.wrap_method.get_hookimpls():
+            cls = wrap.function(method=cls, cfg=self.cfg) or cls
+        return cls
+
+    def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        """Stands in for ``DataLoader`` where the host makes its training loader."""
+        if not self.guides_images:
+            return torch.utils.data.DataLoader(dataset, *args, **kwargs)
+        with self.loader_errors():
+            self.dataset = self._guide(dataset)
+        wrapped: Dataset = self.dataset
+        for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
+            wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
+        return GuidedLoader(wrapped, *args, **kwargs)
+
+    def _guide(self, dataset: Any) -> GuidedDataset:
+        images = self.images = host_images(dataset)
+        space = self.space = PriorSpace(images, self.cfg.get("prior"), self.cfg.get("search"))
+        for name, sampler in self.samplers.items():
+            table = sampler.prepare(space, same_label=self._same_label)
+            if table is not None:
+                self.tables[name] = table
+                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=images.labels)
+        pipelines = crop_pipelines(dataset.transform)
+        marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
+        guided = GuidedDataset(images, pipelines, marks, self._pairs(epoch=0))
+        guided.draw_with(self._start_epoch)
+        return guided
+
+    @property
+    def _same_label(self) -> bool:
+        supervised = bool(OmegaConf.select(self.cfg, "method_kwargs.supervised", default=False))
+        return self.cfg.method in LABEL_MASKED or supervised
+
+    @property
+    def _num_large_crops(self) -> int:
+        large = self.cfg.augmentations[0].crop_size
+        return sum(pipeline.num_crops for pipeline in self.cfg.augmentations if pipeline.crop_size == large)
+
+    def _pairs(self, epoch: int) -> Pairs:
+        assert self.images is not None
+        plain = np.arange(len(self.images), dtype=np.int32)
+        pairs = Pairs(anchors=plain, positives=plain)
+        for sampler in self.samplers.values():
+            pairs = sampler.pairs(pairs, epoch)
+        return pairs
+
+    def _start_epoch(self) -> Pairs:
+        assert self.images is not None
+        epoch = self._loader_epochs if self._trainer is None else int(self._trainer.current_epoch)
+        self._loader_epochs += 1
+        pairs = self._pairs(epoch)
+        plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.images.labels)
+        return pairs
+
+    def tag(self, cfg: Any) -> None:
+        """Appends the samplers to the run's name, in place.
+
+        Checkpoints are found again by that name: a plain run must never resume a guided one's, nor the other way round.
+        """
+        suffix = "-" + "+".join(self.samplers)
+        if OmegaConf.is_config(cfg) and cfg.get("name") and not cfg.name.endswith(suffix):
+            cfg.name = f"{cfg.name}{suffix}"
+
+    def describe(
+        self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+        """Turns the items of a batch into image indices, and says whose class each crop shows.
+
+        Args:
+            items: (B,) int64 items of the guided set.
+            targets: (B,) int64 classes of the anchors.
+            num_crops: Number of crops of the batch.
+
+        Returns:
+            (B,) int64 image indices of the anchors; and the (B,) int64 targets of each crop, or ``None`` when the set has no
+            labels or no sampler guides it.
+        """
+        if self.dataset is None or self.images is None:
+            return items, None
+        rows = items.cpu()
+        indices = self.dataset.anchors[rows].to(items)
+        labels = self.images.labels
+        if labels is None:
+            return indices, None
+        of_positive = torch.from_numpy(labels)[self.dataset.positives[rows].long()].to(targets)
+        return indices, [of_positive if guided else targets for guided in self.dataset.from_positive[:num_crops]]
+
+    def diagnostics(self) -> dict[str, float]:
+        """Share of items whose positive is another image and, where labels exist, of those with the anchor's label."""
+        if self.dataset is None or self.images is None:
+            return {}
+        labels = self.images.labels
+        unknown = np.full(len(self.images), -1) if labels is None else labels
+        share, purity = pair_purity(self.dataset.anchors.numpy(), self.dataset.positives.numpy(), unknown)
+        return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})
+
+    def lightning_callback(self) -> Any:
+        """Returns the callback that ties the plugin to the trainer that the host makes."""
+        activation = self
+
+        class GuidedPositives(self.host.lightning.Callback):  # type: ignore[name-defined, misc]
+            """Tells the samplers the trainer's epoch, checks that its loader is guided, and logs the pairs."""
+
+            def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+                activation._trainer = trainer
+                if stage == "fit" and activation.guides_images and activation.dataset is None:
+                    raise HostError(
+                        "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
+                        f"{activation.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
+                    )
+
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                values = activation.diagnostics()
+                if values:
+                    pl_module.log_dict(values, on_step=False, on_epoch=True)
+
+            def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+                activation._trainer = None
+
+        return GuidedPositives()
+
+
+@contextmanager
+def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
+    """Switches the plugin on for the installed solo-learn, and off again on exit.
+
+    Within the context, ``METHODS[cfg.method]`` is the guided method and training loaders that solo-learn's ``prepare_dataloader``
+    makes are guided. On exit, solo-learn is exactly as before.
+
+    Args:
+        cfg: The whole recipe, in the form of solo-learn 1.0.6, with a group ``sampler`` (for example
+            ``{"gps": {"k": 10}}``) and, where the defaults do not do, ``prior`` and ``search``.
+
+    Raises:
+        ConfigError: A key, name or value is wrong.
+        RefusedMethodError: A sampler cannot act on the method.
+        DataError: The training folder is missing or empty.
+        HostError: No solo-learn of a known generation is installed.
+
+    Example:
+        >>> with solo_gps.activate(cfg):  # doctest: +SKIP
+        ...     model = METHODS[cfg.method](cfg)
+    """
+    recipe = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+    samplers = _samplers(recipe)
+    host = detect_host()
+    _check_method(recipe, host, samplers)
+    _check_prior_and_search(recipe)
+    check_data_folder(recipe)
+    activation = Activation(recipe, host, samplers)
+    with ExitStack() as stack:
+        stack.enter_context(_as_current(activation))
+        stack.enter_context(host.switched_on())
+        if samplers:
+            stack.enter_context(_item(host.methods, recipe.method, activation.method_class()))
+            stack.enter_context(_attribute(host.loader_module, "DataLoader", activation.make_loader))
+        log.info("solo-gps: %s on %s (solo-learn %s)", "+".join(samplers), recipe.get("method"), host.generation)
+        yield activation
+
+
+def current_activation() -> Activation | None:
+    """Returns what :func:`activate` has switched on, or ``None`` while solo-learn is untouched."""
+    return _current[-1] if _current else None
+
+
+_current: list[Activation] = []
+
+
+@contextmanager
+def _as_current(activation: Activation) -> Iterator[None]:
+    if _current:
+        raise HostError("solo-gps is switched on already; leave the first `with activate(...)` before the second.")
+    _current.append(activation)
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+def _samplers(recipe: DictConfig) -> dict[str, Sampler]:
+    node = recipe.get("sampler")
+    if isinstance(node, str):
+        raise ConfigError(
+            f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
+            "(--info searchpath lists it; provider solo-gps must be there). Reinstall solo-gps into this environment, or add "
+            "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
+        )
+    if node is None:
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
+    seed = recipe.get("seed")
+    seed = DEFAULT_SEED if seed is None else int(seed)
+    samplers: dict[str, Sampler] = {}
+    for name, keys in node.items():
+        cls = lookup("register_samplers", "sampler", str(name))
+        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
+    return samplers
+
+
+def _check_method(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+    method = recipe.get("method")
+    known = [name for name in host.methods if name not in NOT_METHODS]
+    if method not in known:
+        raise UnknownNameError("method", method, known, f"(solo-learn {host.generation})")
+    for name, sampler in samplers.items():
+        reason = sampler.refusal(method)
+        if reason:
+            raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
+    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
+        raise ConfigError(
+            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
+            "files."
+        )
+
+
+def _check_prior_and_search(recipe: DictConfig) -> None:
+    from solo_gps.neighbours import resolve_search
+    from solo_gps.prior import resolve_prior
+
+    resolve_prior(recipe.get("prior"))
+    resolve_search(recipe.get("search"))
+
+
+@contextmanager
+def _item(mapping: dict[str, Any], key: str, value: Any) -> Iterator[None]:
+    before = mapping[key]
+    mapping[key] = value
+    try:
+        yield
+    finally:
+        mapping[key] = before
+
+
+@contextmanager
+def _attribute(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -1,0 +1,23 @@
+"""Where the one-line reports of solo-gps go."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def show_progress_lines() -> None:
+    """Shows the INFO lines of solo-gps on stderr when the program set up no logging of its own.
+
+    solo-learn's recipes switch Hydra's logging off, which would hide where a cache is and which search was picked.
+    """
+    logger = logging.getLogger("solo_gps")
+    for name, known in logging.Logger.manager.loggerDict.items():
+        if name.startswith("solo_gps") and isinstance(known, logging.Logger):
+            known.disabled = False
+    if logging.getLogger().handlers or logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("solo-gps: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,84 @@
+"""The guided method: the host's own class, with the right label for the crop that shows the positive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from solo_gps.host.activation import Activation
+
+
+def guided_method(cls: type, activation: Activation) -> type:
+    """Returns a subclass of a solo-learn method for training on guided pairs.
+
+    Loss and network are the host's. The subclass turns the items of a batch into image indices, gives the online classifier
+    and the online k-NN the positive's own label for the crops that show it, reports the pairs, and fails when training starts
+    on a loader that was never guided.
+
+    Args:
+        cls: A class of solo-learn's METHODS, or a subclass.
+        activation: The switched-on plugin.
+    """
+    step = activation.host.classifier_step
+
+    def labelled_step(self: Any, X: torch.Tensor, targets: torch.Tensor) -> Any:
+        return getattr(super(guided, self), step)(X, self._targets_of_next_crop("online", targets))
+
+    members: dict[str, Any] = {"_activation": activation, step: labelled_step}
+    if hasattr(cls, "_shared_step_momentum"):
+        members["_shared_step_momentum"] = lambda self, X, targets: super(guided, self)._shared_step_momentum(
+            X, self._targets_of_next_crop("momentum", targets)
+        )
+    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    guided: Any = type(cls.__name__, (_Guided, cls), {**members, **names})
+    return guided
+
+
+class _Guided:
+    """What is the same for every method and generation; stands before the host's class in the method resolution order."""
+
+    _activation: Activation
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._activation.tag(args[0] if args else kwargs.get("cfg"))
+        self._crop_targets: list[torch.Tensor] | None = None
+        self._crops_seen = {"online": 0, "momentum": 0}
+        if getattr(self, "knn_eval", False):
+            self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
+
+    def configure_callbacks(self) -> list[Any]:
+        return [*super().configure_callbacks(), self._activation.lightning_callback()]  # type: ignore[misc]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
+        if not self.training or len(batch) != 3:  # type: ignore[attr-defined]
+            return batch
+        items, crops, targets = batch
+        indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
+        return [indices, crops, targets]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self._crops_seen = {"online": 0, "momentum": 0}
+        return super().training_step(batch, batch_idx)  # type: ignore[misc]
+
+    def _targets_of_next_crop(self, branch: str, targets: torch.Tensor) -> torch.Tensor:
+        """The host calls its classifiers once a large crop, in order, each time with the anchors' targets."""
+        if not self.training or self._crop_targets is None:  # type: ignore[attr-defined]
+            return targets
+        crop = self._crops_seen[branch]
+        self._crops_seen[branch] = crop + 1
+        return self._crop_targets[crop]
+
+    def _label_knn_bank(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The host repeats the anchors' targets crop by crop and may drop the unknown; so do we, with the positives'."""
+        if self._crop_targets is None or kwargs.get("train_targets") is None:
+            return args, kwargs
+        large = self._crop_targets[: self.num_large_crops]  # type: ignore[attr-defined]
+        anchors, targets = large[0].repeat(len(large)), torch.cat(large)
+        targets = torch.where(targets == -1, anchors, targets)
+        if len(kwargs["train_targets"]) != len(targets):
+            targets = targets[anchors != -1]
+        return args, {**kwargs, "train_targets": targets}

@@ -1,0 +1,32 @@
+"""The Hydra program behind `solo-gps pretrain`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from solo_gps.host.callback import user_errors_exit
+from solo_gps.host.console import show_progress_lines
+
+
+@hydra.main(version_base="1.2", config_path=None)
+def _program(cfg: DictConfig) -> None:
+    from solo_gps.host.pretrain import pretrain
+
+    OmegaConf.set_struct(cfg, False)
+    show_progress_lines()
+    with user_errors_exit():
+        pretrain(cfg)
+
+
+def run_program(arguments: Sequence[str]) -> None:
+    """Runs the program with Hydra's command-line arguments, as if typed."""
+    before = sys.argv
+    sys.argv = ["solo-gps pretrain", *arguments]
+    try:
+        _program()
+    finally:
+        sys.argv = before

@@ -1,0 +1,89 @@
+"""What every sampler is: a small stateful shell around pure functions of the neighbour table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
+
+
+class PriorSpace:
+    """The training images in the space of the prior; embedded and searched only when a sampler asks.
+
+    Args:
+        images: The N training images.
+        prior: The recipe's ``prior`` node, or ``None`` for the default prior.
+        search: The recipe's ``search`` node, or ``None`` for the default search.
+    """
+
+    def __init__(self, images: ImageSet, prior: Mapping[str, Any] | None, search: Mapping[str, Any] | None) -> None:
+        self.images = images
+        self._prior = prior
+        self._search = search
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """(N, D) embeddings, from the cache or built now."""
+        from solo_gps.prior import embed
+
+        return embed(self.images, self._prior)
+
+    def neighbours(self, *, k: int | None = None, radius: float | None = None) -> NeighbourTable:
+        """Returns the neighbours of all N images; exactly one of ``k`` and ``radius`` is given.
+
+        Args:
+            k: Number of nearest neighbours.
+            radius: Bound on the distance, exclusive (``d < radius``), in the prior's own distance.
+        """
+        from solo_gps.neighbours import find
+
+        return find(self.embeddings, self._search, k=k, radius=radius)
+
+
+class Sampler:
+    """Base of every sampler. Override what it acts on; the defaults leave the host untouched.
+
+    Attributes:
+        config_type: Frozen dataclass of the keys under ``sampler.<name>``.
+        pairs_images: Whether :meth:`pairs` chooses positives in the dataset. The host then checks that its training loader was
+            really guided, so that a run can never be plain by accident.
+    """
+
+    config_type: ClassVar[type]
+    pairs_images: ClassVar[bool] = False
+
+    def __init__(self, config: Any, *, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+
+    @classmethod
+    def refusal(cls, method: str) -> str | None:
+        """Returns why this sampler cannot act on the solo-learn method of that name, or ``None`` when it can."""
+        return None
+
+    def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable | None:
+        """Builds what :meth:`pairs` needs, once, before training, in the main process of each rank.
+
+        Args:
+            space: The training images in the prior's space.
+            same_label: Positives must have the anchor's label (supervised methods use the label as their mask).
+
+        Returns:
+            The neighbour table for those who watch (hook ``on_table_built``), or ``None``.
+        """
+        return None
+
+    def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
+        """Returns the items of an epoch, given those of the samplers before this one.
+
+        A pure function of its arguments, the seed and what :meth:`prepare` built: a resumed run draws the same pairs. The number
+        of items must not change from epoch to epoch.
+        """
+        return pairs
+
+    def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
+        """Returns the method class to train in place of ``method``: itself, or a subclass."""
+        return method
