@@ -1,0 +1,30 @@
+"""Prior encoders: what turns a raw image into a point of the space in which neighbours are looked for.
+
+Registering them imports neither torch nor timm: an encoder imports its libraries inside the methods that need them.
+"""
+
+from __future__ import annotations
+
+from solo_gps.hookspecs import hookimpl
+
+DEFAULT_ENCODER = "patches"
+
+
+@hookimpl
+def register_encoders() -> dict[str, type]:
+    """Returns the encoders that come with solo-gps, by name."""
+    from solo_gps.encoders.array import ArrayEncoder
+    from solo_gps.encoders.patches import PatchesEncoder
+    from solo_gps.encoders.pca import PcaEncoder
+    from solo_gps.encoders.pixels import PixelsEncoder
+    from solo_gps.encoders.timm_models import TimmEncoder
+    from solo_gps.encoders.vae import VaeEncoder
+
+    return {
+        "array": ArrayEncoder,
+        "patches": PatchesEncoder,
+        "pca": PcaEncoder,
+        "pixels": PixelsEncoder,
+        "timm": TimmEncoder,
+        "vae": VaeEncoder,
+    }

@@ -1,0 +1,96 @@
+"""Batches of preprocessed images, read and decoded by worker processes, without a draw from any global generator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+    from solo_gps.interfaces import ImageSet
+
+SMALL_SET = 1024
+"""Below this many images, starting worker processes takes longer than decoding."""
+MAX_WORKERS = 8
+
+
+class PreprocessedImages:
+    """Map-style dataset of arrays, for a DataLoader.
+
+    Args:
+        images: Raw images.
+        transform: From an RGB image (and its index, when ``indexed``) to an array.
+        indexed: Whether ``transform`` also takes the index.
+    """
+
+    def __init__(self, images: ImageSet, transform: Callable[..., np.ndarray], indexed: bool = False) -> None:
+        self.images, self.transform, self.indexed = images, transform, indexed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        import torch
+
+        image: Image = self.images.image(index)
+        array = self.transform(image, index) if self.indexed else self.transform(image)
+        return torch.from_numpy(array.copy() if not array.flags.writeable else array)
+
+
+def worker_count(wanted: int, images: int) -> int:
+    """Number of worker processes for ``num_workers=wanted`` (-1 chooses)."""
+    if wanted >= 0:
+        return wanted
+    if images <= SMALL_SET:
+        return 0
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(MAX_WORKERS, cpus)
+
+
+def batches(
+    images: PreprocessedImages,
+    indices: Sequence[Sequence[int]],
+    *,
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[torch.Tensor]:
+    """Yields one stacked batch for each list of indices, in order.
+
+    Args:
+        images: Preprocessed images.
+        indices: Indices of each batch.
+        num_workers: Worker processes, 0 to work in this one.
+        device: Where batches go; the transfer overlaps the work on CUDA.
+
+    Yields:
+        (B, ...) tensors on ``device``.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    cuda = device.type == "cuda"
+    options: dict[str, Any] = {}
+    if num_workers:
+        options = {"prefetch_factor": 3}
+        if sys.platform == "linux":
+            options["multiprocessing_context"] = "fork"  # datasets of the host need not be picklable
+    loader: DataLoader = DataLoader(
+        images,  # type: ignore[arg-type]
+        batch_sampler=indices,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        pin_memory=cuda,
+        generator=torch.Generator(),
+        **options,
+    )
+    for batch in loader:
+        yield batch.to(device, non_blocking=cuda)
+
+
+def consecutive(count: int, batch_size: int) -> list[range]:
+    """Splits ``range(count)`` into ranges of at most ``batch_size``."""
+    return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

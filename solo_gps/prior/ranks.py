@@ -1,0 +1,93 @@
+"""The processes that build one cache together: alone, or the ranks that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from solo_gps.errors import ConfigError
+
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for the others: a large model may take days."""
+
+
+class Ranks:
+    """This process among ``world`` ones.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: Number of processes.
+        group: Process group (gloo) of all of them, ``None`` when alone.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, group: Any = None) -> None:
+        self.rank, self.world, self._group = rank, world, group
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def share(self, value: Any, error: BaseException | None = None) -> Any:
+        """Returns rank 0's ``value`` in every rank; all ranks must call it.
+
+        Args:
+            value: Plain values (numbers, strings, lists); read from rank 0.
+            error: What went wrong in rank 0, raised there again; the other ranks then raise :class:`ConfigError`.
+        """
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return value
+        import torch.distributed as dist
+
+        box = [(value, None if error is None else str(error))]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        if error is not None:
+            raise error
+        value, message = box[0]
+        if message is not None:
+            raise ConfigError(f"rank 0 failed: {message}")
+        return value
+
+    def all_agree(self, error: BaseException | None = None) -> None:
+        """Waits for every rank; when one brings an error, every rank raises."""
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return
+        import torch.distributed as dist
+
+        messages: list[Any] = [None] * self.world
+        dist.all_gather_object(messages, None if error is None else str(error), group=self._group)
+        if error is not None:
+            raise error
+        failed = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
+        if failed:
+            raise ConfigError("another rank failed: " + "; ".join(failed))
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
+
+
+@contextmanager
+def torchrun_ranks() -> Iterator[Ranks]:
+    """The ranks that torchrun started, joined by gloo while the context lasts; this process alone without torchrun."""
+    if not under_torchrun():
+        yield Ranks()
+        return
+    import torch.distributed as dist
+
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    group = dist.group.WORLD if own else dist.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), group)
+    finally:
+        dist.destroy_process_group(None if own else group)

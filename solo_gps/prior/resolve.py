@@ -1,0 +1,80 @@
+"""From the recipe's ``prior`` node to a checked encoder, before any long work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from solo_gps.config import parse
+from solo_gps.encoders import DEFAULT_ENCODER
+from solo_gps.errors import ConfigError, DataError
+from solo_gps.plugins import lookup
+
+if TYPE_CHECKING:
+    import torch
+
+    from solo_gps.encoders.base import Encoder
+
+
+def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = None) -> Encoder:
+    """Checks the recipe's ``prior`` node and returns its encoder, not loaded yet.
+
+    Args:
+        prior: Mapping or ``DictConfig`` with ``name`` and the encoder's keys; ``None`` is the default prior.
+        images: Number N of images, where it is known: brought embeddings are checked against it.
+
+    Returns:
+        The encoder, with a checked configuration.
+
+    Raises:
+        UnknownNameError: No encoder, model or layer of that name.
+        ConfigError: A key, type or value is wrong.
+        DataError: A file that the prior needs is missing or does not fit.
+    """
+    if prior is None:
+        prior = {"name": DEFAULT_ENCODER}
+    if isinstance(prior, str):
+        raise ConfigError(
+            f"prior: wanted a group of keys, got the name {prior!r}. Either write {{name: {prior}}}, or, if you typed "
+            f"+prior={prior}, Hydra did not find the config groups of solo-gps: run `solo-gps doctor`."
+        )
+    try:
+        name = prior.get("name")
+    except AttributeError as error:
+        raise ConfigError(f"prior: wanted a group of keys, got {prior!r}.") from error
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}."
+        )
+    encoder_class = lookup("register_encoders", "prior", name)
+    encoder: Encoder = encoder_class(parse(prior, encoder_class.config_class, "prior"))
+    encoder.check(images)
+    device_of(encoder.config.device)
+    return encoder
+
+
+def device_of(name: str) -> torch.device:
+    """Turns ``prior.device`` into a device.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"prior.device={name!r} is not a device; wanted auto, cpu, cuda or cuda:<n>.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"prior.device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices. Use auto or cpu."
+        )
+    return device
+
+
+def check_not_empty(images: int) -> None:
+    """Raises :class:`DataError` for an empty set."""
+    if images == 0:
+        raise DataError("the training set holds no image, so there is nothing to embed. Check data.train_path.")
