@@ -125,7 +125,7 @@ class Activation:
         Checkpoints are found again by that name: a plain run must never resume a guided one's, nor the other way round.
         """
         suffix = "-" + "+".join(self.samplers)
-        if OmegaConf.is_config(cfg) and cfg.get("name") and not cfg.name.endswith(suffix):
+        if self.samplers and OmegaConf.is_config(cfg) and cfg.get("name") and not cfg.name.endswith(suffix):
             cfg.name = f"{cfg.name}{suffix}"
 
     def describe(
@@ -282,7 +282,7 @@ def _check_method(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler
 
 
 def _check_prior_and_search(recipe: DictConfig) -> None:
-    from solo_gps.neighbours import resolve_search
+    from solo_gps.neighbours.resolve import resolve_search
     from solo_gps.prior import resolve_prior
 
     resolve_prior(recipe.get("prior"))

@@ -35,7 +35,7 @@ def pretrain(cfg: DictConfig) -> Pretrained:
     """Trains a recipe with the installed solo-learn, guided by its ``sampler`` node when it has one.
 
     Args:
-        cfg: Recipe in the form of solo-learn 1.0.6; completed in place.
+        cfg: Recipe in the form of solo-learn 1.0.6; not changed where the host allows it.
 
     Returns:
         The trained model and its trainer.
@@ -44,6 +44,9 @@ def pretrain(cfg: DictConfig) -> Pretrained:
     with switched_on:
         host = detect_host()
         cfg = host.complete(cfg)
+        activation = current_activation()
+        assert activation is not None
+        activation.tag(cfg)
         host.lightning.seed_everything(cfg.seed)
         model = host.build_method(cfg, host.methods[cfg.method])
         val_loader = host.build_val_loader(cfg)

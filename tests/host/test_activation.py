@@ -1,0 +1,177 @@
+"""Switching on, switching off, and what is refused before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+import solo_gps
+from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError, UnknownNameError
+from solo_gps.host.activation import current_activation
+from solo_gps.host.detect import detect_host
+
+pytestmark = pytest.mark.host
+HOST = detect_host()
+GPS = {"gps": {"k": 3}}
+PIXELS = {"name": "pixels"}
+
+
+def footprint():
+    return {
+        "methods": dict(HOST.methods),
+        "loader": vars(HOST.loader_module).copy(),
+        "classes": {name: dict(vars(cls)) for name, cls in HOST.methods.items()},
+    }
+
+
+def test_switching_off_restores_solo_learn_exactly(recipe):
+    before = footprint()
+    with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)) as activation:
+        assert current_activation() is activation
+        assert HOST.methods["simclr"] is not before["methods"]["simclr"]
+        assert HOST.loader_module.DataLoader is not before["loader"]["DataLoader"]
+    assert footprint() == before
+    assert current_activation() is None
+
+
+def test_an_error_inside_restores_solo_learn_too(recipe):
+    before = footprint()
+    with pytest.raises(ZeroDivisionError), solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)):
+        1 / 0
+    assert footprint() == before
+
+
+def test_no_sampler_touches_no_registry(recipe):
+    before = footprint()["methods"], HOST.loader_module.DataLoader
+    with solo_gps.activate(recipe(sampler={})):
+        assert (dict(HOST.methods), HOST.loader_module.DataLoader) == before
+
+
+def test_a_plain_dict_will_do(recipe):
+    with solo_gps.activate(OmegaConf.to_container(recipe(sampler=GPS, prior=PIXELS))) as activation:
+        assert list(activation.samplers) == ["gps"]
+
+
+def test_switching_on_twice_is_refused(recipe):
+    with solo_gps.activate(recipe(sampler=GPS)), pytest.raises(HostError, match="switched on already"):
+        with solo_gps.activate(recipe(sampler=GPS)):
+            pass
+
+
+def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
+    original = HOST.methods["simclr"]
+    with solo_gps.activate(recipe(sampler=GPS)):
+        guided = HOST.methods["simclr"]
+    assert issubclass(guided, original)
+    assert (guided.__name__, guided.__module__, guided.__doc__) == (original.__name__, original.__module__, original.__doc__)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error", "message"),
+    [
+        ({"sampler": {"gsp": {}}}, UnknownNameError, r"unknown sampler 'gsp'.*Did you mean 'gps'\?"),
+        ({"sampler": "gps"}, ConfigError, r"did not find the config group 'sampler' on its search path"),
+        ({"sampler": ["gps"]}, ConfigError, r"sampler: wanted a group"),
+        ({"sampler": {"gps": {"kk": 1}}}, ConfigError, r"sampler\.gps\.kk: no such key.*Did you mean 'k'\?"),
+        ({"sampler": {"gps": {"k": "x"}}}, ConfigError, r"sampler\.gps\.k: .*'x'"),
+        ({"sampler": GPS, "method": "simlcr"}, UnknownNameError, r"unknown method 'simlcr'.*Did you mean 'simclr'\?"),
+        ({"sampler": GPS, "method": "linear"}, UnknownNameError, r"unknown method 'linear'"),
+        ({"sampler": GPS, "prior": {"name": "tim"}}, UnknownNameError, r"unknown .*'tim'.*Did you mean 'timm'\?"),
+        ({"sampler": GPS, "prior": {"name": "pixels", "sise": 8}}, ConfigError, r"prior\.sise: no such key"),
+        ({"sampler": GPS, "search": {"backend": "fais"}}, UnknownNameError, r"unknown .*'fais'.*Did you mean 'faiss'\?"),
+        ({"sampler": GPS, "search": {"bakend": "faiss"}}, ConfigError, r"search\.bakend: no such key"),
+        ({"sampler": GPS, "data": {"format": "dali"}}, ConfigError, r"data\.format='dali'"),
+        ({"sampler": GPS, "data": {"train_path": "nowhere/at/all"}}, DataError, r"no such folder"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, recipe, own_cache):
+    before = footprint()
+    with pytest.raises(error, match=message), solo_gps.activate(recipe(**nodes)):
+        raise AssertionError("must not be switched on")
+    assert footprint() == before
+    assert not own_cache.exists()
+
+
+@pytest.mark.skipif("mae" not in HOST.methods, reason="mae came with solo-learn 1.0.6")
+def test_mae_is_refused(recipe):
+    with pytest.raises(RefusedMethodError, match="'gps' cannot act on method 'mae'"), solo_gps.activate(
+        recipe("mae", sampler=GPS)
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("folders", "no_labels", "message"),
+    [
+        ([], False, "is empty"),
+        (["a", "b"], False, "class folder .* is empty"),
+        (["only.png"], False, "has no class folders"),
+    ],
+)
+def test_an_empty_folder_is_refused(folders, no_labels, message, recipe, tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for name in folders:
+        (root / name).touch() if "." in name else (root / name).mkdir()
+    data = {"train_path": str(root), "no_labels": no_labels}
+    with pytest.raises(DataError, match=message), solo_gps.activate(recipe(sampler=GPS, data=data)):
+        pass
+
+
+def load(cfg):
+    with solo_gps.activate(cfg):
+        return HOST.build_train_loader(HOST.complete(cfg))
+
+
+@pytest.mark.parametrize("k", [48, 100])
+def test_k_not_below_the_number_of_images_is_refused(k, recipe):
+    with pytest.raises(DataError, match=rf"k={k}.*48"):
+        load(recipe(sampler={"gps": {"k": k}}, prior=PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((47, 3), np.float32), "48"),
+        (np.full((48, 3), np.nan, np.float32), "finite"),
+        (np.array([[object()]] * 48), "pickle|object"),
+    ],
+)
+def test_a_wrong_array_is_refused_and_leaves_nothing_behind(array, message, recipe, tmp_path, own_cache):
+    file = tmp_path / "embeddings.npy"
+    np.save(file, array, allow_pickle=array.dtype == object)
+    with pytest.raises((DataError, ConfigError), match=message):
+        load(recipe(sampler=GPS, prior={"name": "array", "path": str(file)}))
+    assert not [path for path in own_cache.rglob("*.npy")]
+
+
+def test_training_on_a_loader_that_was_never_guided_is_an_error(recipe):
+    from torch.utils.data import DataLoader
+
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    loader = HOST.build_train_loader(HOST.complete(recipe()))
+    assert type(loader) is DataLoader
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model = HOST.build_method(cfg, HOST.methods["simclr"])
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match="never guided"):
+            trainer.fit(model, loader)
+
+
+def test_the_runs_name_says_which_samplers_act(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg) as activation:
+        cfg = HOST.complete(cfg)
+        activation.tag(cfg)
+        HOST.build_method(cfg, HOST.methods["simclr"])
+    assert cfg.name == "simclr-test-gps"
+
+
+@pytest.mark.skipif(HOST.generation != "1.0.6", reason="1.0.2 builds methods from keyword arguments")
+def test_a_method_built_by_main_pretrain_tags_the_runs_name(recipe):
+    with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)):
+        cfg = HOST.complete(recipe(sampler=GPS, prior=PIXELS))
+        HOST.build_method(cfg, HOST.methods["simclr"])
+    assert cfg.name == "simclr-test-gps"

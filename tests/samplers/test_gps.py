@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from solo_gps.config import parse
+from solo_gps.errors import ConfigError
+from solo_gps.interfaces import NeighbourTable, Pairs
+from solo_gps.samplers.gps import Gps, GpsConfig, choose_positives, keep_same_label
+
+# Four images on a line at 0, 1, 3 and 100; the ball of image 3 is empty, image 0 has one neighbour.
+TABLE = NeighbourTable(
+    indices=np.array([[1, -1], [0, 2], [1, 0], [-1, -1]], dtype=np.int32),
+    distances=np.array([[1, np.inf], [1, 4], [4, 9], [np.inf, np.inf]], dtype=np.float32),
+)
+
+
+def test_furthest_takes_the_last_of_the_ball():
+    assert choose_positives(TABLE, "furthest", epoch=0, seed=0).tolist() == [1, 2, 0, 3]
+
+
+def test_nearest_takes_the_first_of_the_ball():
+    assert choose_positives(TABLE, "nearest", epoch=0, seed=0).tolist() == [1, 0, 1, 3]
+
+
+def test_a_table_of_empty_balls_keeps_every_anchor():
+    nothing = NeighbourTable(indices=np.empty((3, 0), np.int32), distances=np.empty((3, 0), np.float32))
+    for choose in ("furthest", "uniform", "nearest"):
+        assert choose_positives(nothing, choose, epoch=0, seed=0).tolist() == [0, 1, 2]
+
+
+def test_uniform_draws_each_member_equally_often_and_nothing_else():
+    draws = np.stack([choose_positives(TABLE, "uniform", epoch=epoch, seed=3) for epoch in range(4000)])
+    assert set(draws[:, 0]) == {1}
+    assert set(draws[:, 3]) == {3}
+    for image, members in ((1, (0, 2)), (2, (0, 1))):
+        assert set(draws[:, image]) == set(members)
+        assert abs((draws[:, image] == members[0]).mean() - 0.5) < 0.03  # about 4 standard deviations
+
+
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
+def test_draws_depend_on_seed_and_epoch_alone(seed, epoch):
+    again = [choose_positives(TABLE, "uniform", epoch=epoch, seed=seed) for _ in range(2)]
+    assert again[0].tolist() == again[1].tolist()
+
+
+def test_draws_differ_between_epochs_and_between_seeds():
+    wide = NeighbourTable(
+        indices=np.tile(np.arange(1, 51, dtype=np.int32), (60, 1)), distances=np.ones((60, 50), dtype=np.float32)
+    )
+    first = choose_positives(wide, "uniform", epoch=0, seed=0)
+    assert (first != choose_positives(wide, "uniform", epoch=1, seed=0)).mean() > 0.8
+    assert (first != choose_positives(wide, "uniform", epoch=0, seed=1)).mean() > 0.8
+
+
+@st.composite
+def tables(draw):
+    n, width = draw(st.integers(1, 12)), draw(st.integers(0, 5))
+    rows = [draw(st.permutations([j for j in range(n) if j != i])) for i in range(n)]
+    sizes = [draw(st.integers(0, min(width, n - 1))) for _ in range(n)]
+    indices = np.full((n, width), -1, dtype=np.int32)
+    for i, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        indices[i, :size] = row[:size]
+    distances = np.where(indices >= 0, np.arange(width, dtype=np.float32), np.inf).astype(np.float32)
+    return NeighbourTable(indices=indices, distances=distances)
+
+
+@given(table=tables(), choose=st.sampled_from(["furthest", "uniform", "nearest"]), epoch=st.integers(0, 5))
+def test_agrees_with_the_rule_written_out(table, choose, epoch):
+    chosen = choose_positives(table, choose, epoch=epoch, seed=1)
+    for anchor, row in enumerate(table.indices):
+        ball = [j for j in row if j >= 0]
+        if not ball:
+            assert chosen[anchor] == anchor
+        elif choose == "uniform":
+            assert chosen[anchor] in ball
+        else:
+            assert chosen[anchor] == (ball[-1] if choose == "furthest" else ball[0])
+
+
+@given(table=tables(), labels=st.data())
+def test_keep_same_label_keeps_order_and_only_the_anchors_label(table, labels):
+    n = len(table.indices)
+    of = np.array(labels.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)), dtype=np.int64)
+    kept = keep_same_label(table, of)
+    for anchor in range(n):
+        wanted = [j for j in table.indices[anchor] if j >= 0 and of[j] == of[anchor]]
+        row = kept.indices[anchor].tolist()
+        assert row == wanted + [-1] * (len(row) - len(wanted))
+        assert np.isinf(kept.distances[anchor][len(wanted) :]).all()
+
+
+def test_pairs_leave_appended_items_alone():
+    sampler = Gps(GpsConfig(choose="nearest"), seed=0)
+    sampler._table = TABLE
+    before = Pairs(anchors=np.array([0, 1, 2, 3, 1], np.int32), positives=np.array([0, 1, 2, 3, 3], np.int32))
+    after = sampler.pairs(before, epoch=0)
+    assert after.anchors.tolist() == [0, 1, 2, 3, 1]
+    assert after.positives.tolist() == [1, 0, 1, 3, 3]
+    assert before.positives.tolist() == [0, 1, 2, 3, 3]
+
+
+def test_the_yaml_group_lists_every_key_with_its_default():
+    group = OmegaConf.load(Path(__file__).parents[2] / "configs" / "sampler" / "gps.yaml")
+    assert parse(group.sampler.gps, GpsConfig, "sampler.gps") == GpsConfig()
+    assert set(group.sampler.gps) == set(GpsConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kk": 3}, r"sampler.gps.kk: no such key.*Did you mean 'k'\?"),
+        ({"k": "many"}, r"sampler.gps.k: Value 'many'"),
+        ({"k": 0}, r"sampler.gps: k=0 must be at least 1"),
+        ({"radius": -1}, r"sampler.gps: radius=-1.0 must be above 0"),
+        ({"choose": "farthest"}, r"choose='farthest' is not one of furthest.*Did you mean 'furthest'\?"),
+        (["k"], r"sampler.gps: wanted a group of keys"),
+    ],
+)
+def test_a_wrong_key_is_one_clear_error(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(keys, GpsConfig, "sampler.gps")
