@@ -225,9 +225,9 @@ def test_whitening_trains_in_mixed_bfloat16(host, digits):
 
 
 def test_gradient_accumulation_steps_once_for_two_batches(host, digits):
-    model, start, recorder, trainer = train(host, recipe(digits, "simclr", accumulate_grad_batches=2, max_epochs=2))
+    model, _, recorder, trainer = train(host, recipe(digits, "simclr", accumulate_grad_batches=2, max_epochs=2))
     assert len(recorder.losses) == 6
-    assert trainer.global_step == 4  # two a epoch: batches 1-2, and the third alone
+    assert trainer.global_step == 4  # two an epoch: batches 1-2, and the third alone
     assert model.lr == pytest.approx(1.0 * BATCH / 256 * 2)
 
 
@@ -336,6 +336,14 @@ def test_images_without_labels(host, digits):
     assert host.build_val_loader(cfg) is None
 
 
+def test_training_without_labels_moves_the_network_though_the_classifier_reports_no_loss(host, digits):
+    cfg = recipe(digits, "byol", data__train_path=str(digits / "flat"), data__no_labels=True)
+    model, start, recorder, _ = train(host, cfg)
+    assert np.isnan(recorder.losses).all()  # upstream, both generations: the mean over no labelled image
+    assert moved(model, start, "encoder")
+    assert all_finite(model)
+
+
 def test_validation_images_are_those_of_1_0_6(host, digits):
     cfg = host.complete(recipe(digits, "simclr", data__val_path=str(digits / "val")))
     images, targets = next(iter(host.build_val_loader(cfg)))
@@ -379,27 +387,33 @@ def test_training_resumes_from_a_checkpoint(host, digits, tmp_path):
         host.checkpoint_to_resume(host.complete(resumed))
 
 
-def test_data_errors_come_before_training(host, digits, tmp_path):
-    def failing(match, **changes):
-        with pytest.raises(DataError, match=match):
-            cfg = host.complete(recipe(digits, "simclr", **changes))
-            host.build_train_loader(cfg)
-            host.build_val_loader(cfg)
-
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "class_without_images" / "a").mkdir(parents=True)
-    (tmp_path / "class_without_images" / "a" / "notes.txt").write_text("no image")
-    failing("no such folder", data__train_path=str(tmp_path / "gone"))
-    failing("is empty", data__train_path=str(tmp_path / "empty"))
-    failing("data.train_path.*no valid file", data__train_path=str(tmp_path / "class_without_images"))
-    failing("digit0.*is not an image file", data__no_labels=True)
-    failing("fewer than one batch", optimizer__batch_size=64)
-    failing("data.val_path.*no such folder", data__val_path=str(tmp_path / "gone"))
-    failing("other class folders.*digit", data__val_path=str(tmp_path / "other"))
+def prepare(host, cfg):
+    cfg = host.complete(cfg)
+    return host.build_train_loader(cfg), host.build_val_loader(cfg)
 
 
-@pytest.fixture(autouse=True)
-def other_classes(tmp_path, digits):
-    folder = tmp_path / "other" / "digit0"
-    folder.mkdir(parents=True)
-    (folder / "x.png").write_bytes((digits / "train" / "digit0" / "0_0.png").read_bytes())
+@pytest.mark.parametrize(
+    ("match", "changes"),
+    [
+        ("no such folder", {"data__train_path": "gone"}),
+        ("is empty", {"data__train_path": "empty"}),
+        ("data.train_path.*no valid file", {"data__train_path": "no_images"}),
+        ("digit0.*is not an image file", {"data__train_path": "one_class", "data__no_labels": True}),
+        ("25 images.*fewer than one batch", {"optimizer__batch_size": 64}),
+        ("data.val_path.*no such folder", {"data__val_path": "gone"}),
+        ("other class folders.*digit1, digit2", {"data__val_path": "one_class"}),
+    ],
+)
+def test_data_errors_come_before_training(host, digits, broken, match, changes):
+    changes = {key: str(broken / value) if key.endswith("path") else value for key, value in changes.items()}
+    with pytest.raises(DataError, match=match):
+        prepare(host, recipe(digits, "simclr", **changes))
+
+
+@pytest.fixture
+def broken(tmp_path, digits):
+    for folder in ("empty", "no_images/a", "one_class/digit0"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "no_images" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "one_class" / "digit0" / "x.png").write_bytes((digits / "train" / "digit0" / "0_0.png").read_bytes())
+    return tmp_path
