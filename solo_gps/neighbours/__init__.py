@@ -1,0 +1,63 @@
+"""Neighbour search: from N embeddings to a neighbour table.
+
+:func:`find` is the door for the other rooms. Nothing heavy is imported until it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from solo_gps.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from solo_gps.interfaces import Embeddings, NeighbourTable
+
+__all__ = ["find", "register_search_backends"]
+
+
+def find(
+    embeddings: Embeddings,
+    search: Mapping | None = None,
+    *,
+    k: int | None = None,
+    radius: float | None = None,
+) -> NeighbourTable:
+    """Finds the neighbours of every image, the image itself left out; nearest first, ties by index.
+
+    Exact backends all give the same table, to the last bit, on any device and with any block size. When the embeddings come from
+    a cache folder, the table is kept there and found again.
+
+    Args:
+        embeddings: N points and the space (squared L2 or 1 - cosine) in which they are compared.
+        search: Keys of :class:`solo_gps.neighbours.base.SearchConfig`; ``None`` takes the defaults.
+        k: Number of neighbours, 1 to N - 1. Exactly one of ``k`` and ``radius`` is given.
+        radius: Neighbours are all points strictly closer than this; a squared distance where the space is euclidean, 1 - cosine
+            where it is cosine.
+
+    Returns:
+        Table of (N, k) int32 indices and float32 distances; with ``radius``, K is the size of the largest ball (at least 1) and
+        shorter rows are padded with -1 and infinity. Memory-mapped read-only when cached.
+
+    Raises:
+        ConfigError: A key of ``search`` is wrong, both or none of k and radius were given, or the backend is not installed.
+        UnknownNameError: No backend of that name.
+        DataError: The embeddings are not finite, k is not below N, a vector has no direction (cosine), or a ball is too large.
+        CacheError: A stored table is damaged.
+    """
+    from solo_gps.neighbours.search import find as run
+
+    return run(embeddings, search, k=k, radius=radius)
+
+
+@hookimpl
+def register_search_backends() -> dict[str, type]:
+    """Registers the built-in backends; FAISS itself is imported only when one of its backends is used."""
+    from solo_gps.neighbours.faiss_flat import FaissFlat, FaissGpu
+    from solo_gps.neighbours.torch_exact import TorchExact
+
+    return {
+        "torch": TorchExact,
+        "faiss": FaissFlat,
+        "faiss_gpu": FaissGpu,
+    }

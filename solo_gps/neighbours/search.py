@@ -1,0 +1,114 @@
+"""From embeddings to a neighbour table: checks, the stored table if there is one, else the search."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+
+from solo_gps.config import parse
+from solo_gps.errors import ConfigError
+from solo_gps.interfaces import Embeddings, NeighbourTable
+from solo_gps.neighbours import ranks, stored
+from solo_gps.neighbours.ball import ball_table
+from solo_gps.neighbours.base import SearchBackend, SearchConfig
+from solo_gps.neighbours.choose import choose_backend
+from solo_gps.neighbours.duplicates import duplicate_report
+from solo_gps.neighbours.nearest import expand_groups, nearest_points
+from solo_gps.neighbours.prepare import check_neighbours, prepare
+from solo_gps.neighbours.recall import reach_recall
+from solo_gps.neighbours.workspace import Workspace, open_workspace
+
+log = logging.getLogger(__name__)
+
+
+def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None) -> NeighbourTable:
+    """See :func:`solo_gps.neighbours.find`."""
+    config = parse({} if search is None else search, SearchConfig, "search")
+    _check_request(embeddings, k, radius)
+    backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=radius)
+    if radius is not None and not backend.exact:
+        raise ConfigError(
+            f"search.backend={backend.config.backend}: radius search is exact only. Use search.backend=auto, or k neighbours and "
+            "solo_gps.neighbours.radii.cut_table to cut them at the radius."
+        )
+    request = stored.Request(
+        images=len(embeddings.array),
+        fingerprint=embeddings.fingerprint,
+        space=embeddings.space,
+        k=k,
+        radius=radius,
+        backend="exact" if backend.exact else backend.config.backend,
+        settings={}
+        if backend.exact
+        else {"recall_floor": config.recall_floor, "seed": config.seed, **backend.settings()},
+    )
+    if embeddings.folder is None:
+        table, _ = _search(embeddings, backend, k, radius)
+        return table
+    return stored.load_or_build(embeddings.folder, request, lambda: _search(embeddings, backend, k, radius))
+
+
+def _check_request(embeddings: Embeddings, k: int | None, radius: float | None) -> None:
+    if (k is None) == (radius is None):
+        raise ConfigError(f"neighbours: give exactly one of k and radius; got k={k}, radius={radius}.")
+    if k is not None:
+        check_neighbours(len(embeddings.array), k)
+    if radius is not None and not (radius > 0 and math.isfinite(radius)):
+        raise ConfigError(f"radius={radius}: wanted a finite number above 0 (squared distance, or 1 - cosine).")
+
+
+def _columns(embeddings: Embeddings) -> int:
+    return embeddings.array.shape[1] if embeddings.array.ndim == 2 else 0
+
+
+def _search(
+    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
+) -> tuple[NeighbourTable, dict[str, object]]:
+    """Returns the table, and the facts about it for the manifest."""
+    begun = time.perf_counter()
+    points = prepare(embeddings)
+    report = duplicate_report(points.groups)
+    if report.groups:
+        log.warning("neighbours: %s; they are each other's nearest neighbours, at distance 0.", report)
+    backend.fit(points.search)
+    work = open_workspace(points, backend.config, backend.device)
+    facts: dict[str, object] = {
+        "backend": backend.config.backend,
+        "device": backend.device,
+        "duplicates": {"images": report.images, "groups": report.groups, "largest": report.largest},
+    }
+    if radius is not None:
+        table = ball_table(work, radius)
+    else:
+        assert k is not None
+        table = _nearest_table(work, backend, k, facts)
+    seconds = facts["seconds"] = round(time.perf_counter() - begun, 3)
+    size = f"k={k}" if radius is None else f"radius={radius:g}"
+    log.info(
+        "neighbours: N=%d, %s, %s on %s: %.1f s.",
+        len(table.indices),
+        size,
+        backend.config.backend,
+        backend.device,
+        seconds,
+    )
+    for array in (table.indices, table.distances):
+        array.flags.writeable = False
+    return table, facts
+
+
+def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
+    total, distributed = len(work.points.exact), work.config.distributed
+    count = min(k + 1, total)
+    if not backend.exact:
+        facts["recall"] = reach_recall(work, backend, count)
+    keys = nearest_points(work, backend, count, ranks.share_of(total, distributed))
+    keys = ranks.gather_rows(keys, total, distributed)
+    indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)
+    missing = int((indices < 0).any(axis=1).sum())
+    if missing:
+        name = work.config.backend
+        log.warning("neighbours: %s found fewer than k=%d for %d images; they are padded with -1.", name, k, missing)
+    return NeighbourTable(indices=indices, distances=distances)

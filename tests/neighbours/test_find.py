@@ -1,0 +1,125 @@
+"""find(): the door of the room, its errors and its stored tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from solo_gps.errors import CacheError, ConfigError, DataError, UnknownNameError
+from solo_gps.interfaces import Embeddings
+from solo_gps.neighbours import find
+
+
+def points(array, space="euclidean", folder=None):
+    return Embeddings(array=np.asarray(array), fingerprint="f" * 8, folder=folder, space=space)
+
+
+LINE = np.array([[0.0], [1.0], [3.0], [7.0]], np.float32)
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss", "auto"])
+def test_four_points_on_a_line(backend):
+    table = find(points(LINE), {"backend": backend}, k=2)
+    assert table.indices.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    assert table.distances.tolist() == [[1, 9], [1, 4], [4, 9], [16, 36]]
+    assert (table.indices.dtype, table.distances.dtype) == (np.int32, np.float32)
+
+
+def test_cosine_is_one_minus_the_cosine():
+    table = find(points(np.array([[2, 0], [0, 3], [1, 1]], np.float32), "cosine"), k=2)
+    assert table.indices.tolist() == [[2, 1], [2, 0], [0, 1]]
+    np.testing.assert_allclose(table.distances, [[1 - 0.5**0.5, 1]] * 2 + [[1 - 0.5**0.5] * 2], rtol=1e-6)
+
+
+def test_radius_is_strict_and_pads():
+    table = find(points(LINE), radius=4.0)
+    assert table.indices.tolist() == [[1], [0], [-1], [-1]]
+    assert table.distances.tolist() == [[1], [1], [np.inf], [np.inf]]
+
+
+@pytest.mark.parametrize(
+    ("array", "arguments", "error", "words"),
+    [
+        (LINE, {"k": 4}, DataError, ["k=4", "N=4"]),
+        (LINE, {"k": 0}, ConfigError, ["k=0"]),
+        (LINE, {}, ConfigError, ["exactly one"]),
+        (LINE, {"k": 1, "radius": 1.0}, ConfigError, ["exactly one"]),
+        (LINE, {"radius": -1.0}, ConfigError, ["radius=-1"]),
+        (LINE[:1], {"radius": 1.0}, DataError, ["at least 2"]),
+        (LINE[:, 0], {"k": 1}, DataError, ["(N, D)", "(4,)"]),
+        (LINE.astype(np.float64), {"k": 1}, DataError, ["float64", "astype"]),
+        (np.array([[1, 2], [3, np.nan]], np.float32), {"k": 1}, DataError, ["[1, 1]", "nan"]),
+        (np.array([[1], [np.inf]], np.float32), {"k": 1}, DataError, ["[1, 0]", "inf"]),
+        (np.array([[1], [1e19]], np.float32), {"k": 1}, DataError, ["norm", "float32"]),
+        (np.array([[1e-20], [2e-20]], np.float32), {"k": 1}, DataError, ["vanish"]),
+        (LINE, {"k": 1, "search": {"backend": "tortch"}}, UnknownNameError, ["'torch'", "Did you mean"]),
+        (LINE, {"k": 1, "search": {"bakend": "torch"}}, ConfigError, ["search.bakend", "Did you mean 'backend'"]),
+        (LINE, {"k": 1, "search": {"memory_mib": 1}}, ConfigError, ["memory_mib=1", "16"]),
+        (LINE, {"k": 1, "search": {"device": "gpu"}}, ConfigError, ["device", "cuda"]),
+        (LINE, {"radius": 100.0, "search": {"max_ball": 2}}, DataError, ["max_ball=2", "radius of about", "3 images"]),
+    ],
+)
+def test_one_clear_error(array, arguments, error, words):
+    with pytest.raises(error) as caught:
+        find(points(array), **arguments)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_suggested_radius_fits():
+    array = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    with pytest.raises(DataError) as caught:
+        find(points(array), {"max_ball": 20}, radius=1e3)
+    suggested = float(str(caught.value).split("radius of about ")[1].split(",")[0])
+    sizes = (find(points(array), {"max_ball": 399}, radius=suggested).indices >= 0).sum(1)
+    assert 5 < sizes.max() <= 30
+
+
+def test_zero_vector_has_no_direction():
+    with pytest.raises(DataError, match=r"embeddings\[2\].*zero vector"):
+        find(points(np.array([[1, 0], [0, 1], [0, 0]], np.float32), "cosine"), k=1)
+
+
+def test_unknown_space():
+    with pytest.raises(ConfigError, match="hyperbolic"):
+        find(points(LINE, "hyperbolic"), k=1)
+
+
+def test_table_is_stored_and_found_again(tmp_path, monkeypatch):
+    first = find(points(LINE, folder=tmp_path), {"backend": "torch"}, k=2)
+    assert isinstance(first.indices, np.memmap)
+    monkeypatch.setattr("solo_gps.neighbours.search.prepare", lambda _: pytest.fail("searched again"))
+    # Every exact backend gives the same table, whatever its memory: one file serves them all.
+    again = find(points(LINE, folder=tmp_path), {"backend": "faiss", "memory_mib": 16}, k=2)
+    assert again.indices.tolist() == first.indices.tolist()
+    assert not again.indices.flags.writeable
+
+
+def test_other_requests_are_other_files(tmp_path):
+    for arguments in ({"k": 1}, {"k": 2}, {"radius": 2.0}, {"radius": 5.0}):
+        find(points(LINE, folder=tmp_path), **arguments)
+    assert len(list(tmp_path.glob("*.json"))) == 4
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("kind", ["indices", "distances"])
+def test_damaged_table_is_refused_by_name(tmp_path, kind):
+    find(points(LINE, folder=tmp_path), k=2)
+    (path,) = tmp_path.glob(f"*.{kind}.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match=path.name):
+        find(points(LINE, folder=tmp_path), k=2)
+
+
+def test_damaged_manifest_is_refused_by_name(tmp_path):
+    find(points(LINE, folder=tmp_path), k=2)
+    (path,) = tmp_path.glob("*.json")
+    entry = json.loads(path.read_text())
+    entry["request"]["k"] = 3
+    for content in (json.dumps(entry), "{", "[]"):
+        path.write_text(content)
+        with pytest.raises(CacheError, match="Delete"):
+            find(points(LINE, folder=tmp_path), k=2)
