@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.neighbours.base import SearchBackend, SearchConfig
 from solo_gps.neighbours.device import find_faiss, pick_device
 
@@ -18,24 +17,15 @@ def choose_backend(config: SearchConfig, *, images: int, columns: int, radius: f
     """Returns the backend, not fitted yet.
 
     Args:
-        config: The node ``search``.
+        config: The node ``search``, resolved.
         images: N.
         columns: D.
         radius: The radius asked for; approximate backends are never chosen for one.
-
-    Raises:
-        UnknownNameError: No backend of that name is registered.
-        ConfigError: The backend cannot run here.
     """
     from solo_gps.plugins import registered
 
     known = registered("register_search_backends")
     if config.backend != "auto":
-        if config.backend not in known:
-            raise UnknownNameError("search backend", config.backend, [*known, "auto"])
-        missing = known[config.backend].missing(config)
-        if missing:
-            raise ConfigError(f"search.backend={config.backend}: {missing}")
         return known[config.backend](config)
     name, reason = _automatic(config, images, columns, radius)
     log.info("neighbours: backend %s for N=%d, D=%d: %s.", name, images, columns, reason)

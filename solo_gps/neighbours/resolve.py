@@ -1,22 +1,47 @@
-"""From the recipe's ``search`` node to a checked configuration, before any long work."""
+"""The recipe's ``search`` node, checked before any long work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from solo_gps.config import parse
+from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.neighbours.base import SearchConfig
-from solo_gps.neighbours.choose import choose_backend
+from solo_gps.neighbours.device import pick_device
 
 
-def resolve_search(search: Mapping | None = None) -> SearchConfig:
-    """Checks the recipe's ``search`` node: keys, types, values, and that a backend asked for by name can run here.
+def resolve_search(search: Mapping[str, Any] | None = None) -> SearchConfig:
+    """Checks keys, values, device and backend.
+
+    Args:
+        search: Mapping or ``DictConfig``; ``None`` takes the defaults.
+
+    Returns:
+        The configuration; its backend is ``auto``, or one that can run here.
 
     Raises:
-        ConfigError: A key, type or value is wrong, or the backend is not installed.
+        ConfigError: A key, type or value is wrong, or the backend or device is not there.
         UnknownNameError: No backend of that name.
     """
+    if isinstance(search, str):
+        raise ConfigError(
+            f"search: wanted a group of keys, got the name {search!r}. Either write {{backend: {search}}}, or, if you typed "
+            f"+search={search}, Hydra did not find the config groups of solo-gps: run `solo-gps doctor`."
+        )
     config = parse({} if search is None else search, SearchConfig, "search")
+    pick_device(config.device)
     if config.backend != "auto":
-        choose_backend(config, images=2, columns=1, radius=None)
+        known = _registered()
+        if config.backend not in known:
+            raise UnknownNameError("search backend", config.backend, [*known, "auto"])
+        missing = known[config.backend].missing(config)
+        if missing:
+            raise ConfigError(f"search.backend={config.backend}: {missing}")
     return config
+
+
+def _registered() -> dict[str, Any]:
+    from solo_gps.plugins import registered
+
+    return registered("register_search_backends")

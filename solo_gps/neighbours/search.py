@@ -7,17 +7,17 @@ import math
 import time
 from collections.abc import Mapping
 
-from solo_gps.config import parse
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import ranks, stored
 from solo_gps.neighbours.ball import ball_table
-from solo_gps.neighbours.base import SearchBackend, SearchConfig
+from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.prepare import check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
+from solo_gps.neighbours.resolve import resolve_search
 from solo_gps.neighbours.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None) -> NeighbourTable:
     """See :func:`solo_gps.neighbours.find`."""
-    config = parse({} if search is None else search, SearchConfig, "search")
+    config = resolve_search(search)
     _check_request(embeddings, k, radius)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=radius)
     if radius is not None and not backend.exact:
