@@ -53,6 +53,7 @@ def find(
 @hookimpl
 def register_search_backends() -> dict[str, type]:
     """Registers the built-in backends; FAISS itself is imported only when one of its backends is used."""
+    from solo_gps.neighbours.faiss_approximate import FaissCagra, FaissHnsw, FaissIvf
     from solo_gps.neighbours.faiss_flat import FaissFlat, FaissGpu
     from solo_gps.neighbours.torch_exact import TorchExact
 
@@ -60,4 +61,7 @@ def register_search_backends() -> dict[str, type]:
         "torch": TorchExact,
         "faiss": FaissFlat,
         "faiss_gpu": FaissGpu,
+        "faiss_ivf": FaissIvf,
+        "faiss_hnsw": FaissHnsw,
+        "faiss_cagra": FaissCagra,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from typing import Any
 
 from solo_gps.errors import ConfigError
 
@@ -66,6 +67,13 @@ def find_faiss() -> Faiss:
         cagra=hasattr(faiss, "GpuIndexCagra") and gpus > 0,
         reason="",
     )
+
+
+def load_faiss() -> Any:
+    """Imports FAISS; untyped, because its stubs lack half of what the module holds."""
+    import faiss
+
+    return faiss
 
 
 def faiss_missing(backend: str, *, gpu: bool = False, cagra: bool = False) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from solo_gps.neighbours.base import Candidates, SearchBackend, SearchConfig
-from solo_gps.neighbours.device import faiss_missing
+from solo_gps.neighbours.device import faiss_missing, load_faiss
 
 
 class FaissFlat(SearchBackend):
@@ -26,7 +26,7 @@ class FaissFlat(SearchBackend):
 
     def candidates(self, rows: np.ndarray, count: int) -> Candidates:
         """Nearest by float32 products."""
-        import faiss
+        faiss = load_faiss()
 
         squared, indices = faiss.knn(self.points[rows], self.points, count)
         return Candidates(indices=indices, reach=self._reach(rows, squared, 2.0**-24, 0.0))
@@ -49,7 +49,7 @@ class FaissGpu(FaissFlat):
 
     def fit(self, points: np.ndarray) -> None:
         """Copies the points to the GPUs."""
-        import faiss
+        faiss = load_faiss()
 
         super().fit(points)
         self.device = "cuda"

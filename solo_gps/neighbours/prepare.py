@@ -52,23 +52,32 @@ def prepare(embeddings: Embeddings) -> Points:
         DataError: Wrong shape or type, fewer than two rows, values that are not finite, a zero vector in a cosine space, or norms
             whose squared distances do not fit float32.
     """
-    array, space = embeddings.array, embeddings.space
-    if space not in SPACES:
-        raise ConfigError(f"embeddings.space={space!r} is not one of {', '.join(SPACES)}.")
-    largest = _check(array)
-    exact = _unit_rows(array) if space == "cosine" else _row_major(array)
-    if space == "euclidean" and largest > LARGEST_NORM:
-        raise DataError(
-            f"embeddings: the largest norm is {largest:.3g}, and squared distances above 3.4e38 do not fit float32. "
-            "Divide the embeddings by their largest norm."
-        )
+    exact, factor = exact_rows(embeddings)
     groups = group_duplicates(exact)
     if groups.count < len(exact):
         exact = exact[groups.first]
     search, scale, slack = _centred(exact)
-    return Points(
-        exact=exact, search=search, factor=0.5 if space == "cosine" else 1.0, scale=scale, slack=slack, groups=groups
-    )
+    return Points(exact=exact, search=search, factor=factor, scale=scale, slack=slack, groups=groups)
+
+
+def exact_rows(embeddings: Embeddings) -> tuple[np.ndarray, float]:
+    """Checks (N, D) embeddings; returns the (N, D) rows that distances are computed from, and ``Points.factor``.
+
+    Raises:
+        ConfigError, DataError: As :func:`prepare`.
+    """
+    array, space = embeddings.array, embeddings.space
+    if space not in SPACES:
+        raise ConfigError(f"embeddings.space={space!r} is not one of {', '.join(SPACES)}.")
+    largest = _check(array)
+    if space == "cosine":
+        return _unit_rows(array), 0.5
+    if largest > LARGEST_NORM:
+        raise DataError(
+            f"embeddings: the largest norm is {largest:.3g}, and squared distances above 3.4e38 do not fit float32. "
+            "Divide the embeddings by their largest norm."
+        )
+    return np.ascontiguousarray(array), 1.0
 
 
 def check_neighbours(images: int, k: int) -> None:
@@ -84,10 +93,6 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     rows = max(1, _CHUNK_BYTES // max(1, 8 * array.shape[1]))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
-
-
-def _row_major(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array)
 
 
 def _check(array: np.ndarray) -> float:

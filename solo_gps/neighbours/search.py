@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
@@ -15,12 +16,15 @@ from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.prepare import check_neighbours, prepare
+from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
 from solo_gps.neighbours.resolve import resolve_search
 from solo_gps.neighbours.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
+
+# A bar appears only on a terminal, and only when there is time to read it.
+BAR_DELAY_SECONDS = 5.0
 
 
 def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None) -> NeighbourTable:
@@ -40,14 +44,18 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
         k=k,
         radius=radius,
         backend="exact" if backend.exact else backend.config.backend,
-        settings={}
-        if backend.exact
-        else {"recall_floor": config.recall_floor, "seed": config.seed, **backend.settings()},
+        settings={} if backend.exact else _approximate_settings(backend),
     )
     if embeddings.folder is None:
         table, _ = _search(embeddings, backend, k, radius)
         return table
     return stored.load_or_build(embeddings.folder, request, lambda: _search(embeddings, backend, k, radius))
+
+
+def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
+    config = backend.config
+    measured = {"recall_floor": config.recall_floor, "recall_sample": config.recall_sample, "seed": config.seed}
+    return {**measured, **backend.settings()}
 
 
 def _check_request(embeddings: Embeddings, k: int | None, radius: float | None) -> None:
@@ -80,7 +88,8 @@ def _search(
         "duplicates": {"images": report.images, "groups": report.groups, "largest": report.largest},
     }
     if radius is not None:
-        table = ball_table(work, radius)
+        with _bar(points) as progress:
+            table = ball_table(work, radius, progress)
     else:
         assert k is not None
         table = _nearest_table(work, backend, k, facts)
@@ -99,12 +108,26 @@ def _search(
     return table, facts
 
 
+@contextmanager
+def _bar(points: Points) -> Iterator[Callable[[int], None]]:
+    """Progress with rate and time left."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(points.exact), desc="neighbours", unit="img", delay=BAR_DELAY_SECONDS, disable=None) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show
+
+
 def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
     total, distributed = len(work.points.exact), work.config.distributed
     count = min(k + 1, total)
     if not backend.exact:
         facts["recall"] = reach_recall(work, backend, count)
-    keys = nearest_points(work, backend, count, ranks.share_of(total, distributed))
+    with _bar(work.points) as progress:
+        keys = nearest_points(work, backend, count, ranks.share_of(total, distributed), progress)
     keys = ranks.gather_rows(keys, total, distributed)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)
     missing = int((indices < 0).any(axis=1).sum())

@@ -1,0 +1,82 @@
+"""Radii that follow the data, and tables cut at a radius. Pure functions of a table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solo_gps.config import check_choice
+from solo_gps.errors import ConfigError
+from solo_gps.interfaces import NeighbourTable
+
+RULES = ("mean", "mean+std", "mean-std")
+_STEPS = {"mean": 0.0, "mean+std": 1.0, "mean-std": -1.0}
+
+
+def adaptive_radius(table: NeighbourTable, rule: str, first: int = 20) -> np.ndarray:
+    """Radius of each image from the distances to its own first neighbours (the adaptive thresholds of GPS-SSL's own code).
+
+    Args:
+        table: Neighbours of N images; padding is left out.
+        rule: ``mean``, ``mean+std`` or ``mean-std`` of the distances to the first neighbours (population standard deviation).
+        first: How many neighbours to look at; fewer where the row or the table has fewer.
+
+    Returns:
+        (N,) float64 radii in the units of the table, not below 0; 0 where a row is empty.
+
+    Raises:
+        ConfigError: The rule is unknown, or ``first`` is below 1.
+    """
+    try:
+        check_choice("rule", rule, RULES)
+    except ValueError as error:
+        raise ConfigError(f"adaptive radius: {error}") from error
+    if first < 1:
+        raise ConfigError(f"adaptive radius: first={first} must be at least 1.")
+    near = np.asarray(table.distances[:, :first], np.float64)
+    there = np.isfinite(near)
+    count = np.maximum(there.sum(axis=1), 1)
+    mean = np.where(there, near, 0).sum(axis=1) / count
+    variance = np.square(np.where(there, near - mean[:, None], 0)).sum(axis=1) / count
+    return np.maximum(mean + _STEPS[rule] * np.sqrt(variance), 0.0)
+
+
+def quantile_radius(table: NeighbourTable, quantile: float, first: int = 20) -> float:
+    """One radius for all images: a quantile of all distances to the first neighbours.
+
+    Args:
+        table: Neighbours of N images; padding is left out.
+        quantile: Between 0 and 1.
+        first: How many neighbours of each image to look at.
+
+    Returns:
+        The radius, in the units of the table; 0.0 for a table without neighbours.
+
+    Raises:
+        ConfigError: ``quantile`` or ``first`` is out of range.
+    """
+    if not 0 <= quantile <= 1 or first < 1:
+        raise ConfigError(f"quantile radius: wanted 0 <= quantile <= 1 and first >= 1, got {quantile} and {first}.")
+    near = np.asarray(table.distances[:, :first])
+    near = near[np.isfinite(near)]
+    return float(np.quantile(near, quantile)) if near.size else 0.0
+
+
+def cut_table(table: NeighbourTable, radius: float | np.ndarray) -> NeighbourTable:
+    """Keeps the neighbours strictly closer than a radius.
+
+    Args:
+        table: Neighbours of N images.
+        radius: One radius, or (N,) radii, in the units of the table.
+
+    Returns:
+        Table of the same images, as wide as its longest row (at least 1); rows that lose neighbours are padded.
+    """
+    limit = np.broadcast_to(np.asarray(radius, np.float64).reshape(-1, 1), (len(table.indices), 1))
+    inside = (table.distances < limit) & (table.indices >= 0)
+    width = max(1, int(inside.sum(axis=1).max(initial=0)))
+    # Rows are sorted, so what is inside comes first.
+    inside = inside[:, :width]
+    return NeighbourTable(
+        indices=np.where(inside, table.indices[:, :width], np.int32(-1)),
+        distances=np.where(inside, table.distances[:, :width], np.float32(np.inf)),
+    )
