@@ -14,17 +14,25 @@ DEFAULT_ENCODER = "patches"
 def register_encoders() -> dict[str, type]:
     """Returns the encoders that come with solo-gps, by name."""
     from solo_gps.encoders.array import ArrayEncoder
+    from solo_gps.encoders.autoencoder import AutoencoderEncoder
+    from solo_gps.encoders.checkpoint import CheckpointEncoder
     from solo_gps.encoders.patches import PatchesEncoder
     from solo_gps.encoders.pca import PcaEncoder
     from solo_gps.encoders.pixels import PixelsEncoder
+    from solo_gps.encoders.random_network import RandomEncoder
     from solo_gps.encoders.timm_models import TimmEncoder
+    from solo_gps.encoders.torchvision_models import TorchvisionEncoder
     from solo_gps.encoders.vae import VaeEncoder
 
     return {
         "array": ArrayEncoder,
+        "autoencoder": AutoencoderEncoder,
+        "checkpoint": CheckpointEncoder,
         "patches": PatchesEncoder,
         "pca": PcaEncoder,
         "pixels": PixelsEncoder,
+        "random": RandomEncoder,
         "timm": TimmEncoder,
+        "torchvision": TorchvisionEncoder,
         "vae": VaeEncoder,
     }

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WHITENING_FLOOR = 0.01
 """Added to the variances of patches of pixels in [0, 1] before whitening, so that noise is not blown up."""
 KMEANS_STEPS = 10
+IMAGES_AT_A_TIME = 64
+"""Images whose patch distances are held at once; more would leave the processor's caches."""
 SAMPLED_PATCHES = 50_000
 _STATE = ("filters", "bias", "square", "mean", "projection")
 
@@ -46,7 +48,7 @@ class PatchesConfig(PriorConfig):
     """Side of a patch in pixels."""
     stride: int = 2
     """Pixels between neighbouring patches."""
-    centroids: int = 256
+    centroids: int = 128
     """Size of the dictionary."""
     regions: int = 3
     """Features are averaged over regions x regions parts of the image."""
@@ -98,7 +100,10 @@ class PatchesEncoder(Encoder):
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (B, D) float32."""
-        return (self._features(batch.float().div_(255)) - self._mean) @ self._projection.T
+        import torch
+
+        features = torch.cat([self._features(part.float().div_(255)) for part in batch.split(IMAGES_AT_A_TIME)])
+        return (features - self._mean) @ self._projection.T
 
     def _pixels(self, images: ImageSet) -> torch.Tensor:
         import torch
@@ -116,7 +121,7 @@ class PatchesEncoder(Encoder):
         return torch.cat(list(loaded))
 
     def _features_of(self, pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-        for part in pixels.split(256):
+        for part in pixels.split(IMAGES_AT_A_TIME):
             yield self._features(part.to(self.device).float().div_(255))
 
     def _learn_dictionary(self, pixels: torch.Tensor) -> None:

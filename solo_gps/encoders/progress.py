@@ -46,14 +46,12 @@ class Progress:
             self._bar.update(count)
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
-        elif self.enabled and time.monotonic() - self._logged > LOG_EVERY_SECONDS:
-            self._logged = time.monotonic()
-            logger.info(self.line(note))
+        elif self.enabled and (now := time.monotonic()) - self._logged > LOG_EVERY_SECONDS:
+            self._logged = now
+            logger.info(self._line(now, note))
 
-    def line(self, note: str = "") -> str:
-        """One line with the share done, the rate and the time left."""
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self.initial) / elapsed
+    def _line(self, now: float, note: str) -> str:
+        rate = (self.done - self.initial) / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {duration(left)} left"
         return f"{text} ({note})" if note else text

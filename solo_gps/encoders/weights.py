@@ -20,24 +20,28 @@ HEADS = ("fc.", "head.", "classifier.", "head_dist.", "last_linear.")
 """A classifier that the embedding does not use may be left over in the file."""
 
 
-def load_weights(network: torch.nn.Module, path: str, *, where: str, prefix: str | None = None) -> dict[str, int]:
-    """Fills ``network`` from a file, and logs what was stripped and left over.
+def load_weights(network: torch.nn.Module, path: str, *, where: str) -> None:
+    """Fills ``network`` from a file: :func:`read_state`, :func:`best_prefix` and :func:`fill_weights` in one."""
+    state = read_state(path, where=where)
+    fill_weights(network, state, path=path, where=where, prefix=best_prefix(state, network.state_dict()))
+
+
+def fill_weights(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, path: str, where: str, prefix: str
+) -> None:
+    """Fills every weight of ``network``, and logs what was stripped and left over.
 
     Args:
         network: Network without a classifier.
-        path: A ``.ckpt``, ``.pth``, ``.pt`` or ``.safetensors`` file.
-        where: The configuration key, named in errors.
-        prefix: Part of the names to strip, for example ``"backbone."``; ``None`` finds the one that fits.
-
-    Returns:
-        ``{"loaded": ..., "left": ...}``: numbers of tensors used and left over.
+        state: Tensors by their name in the file.
+        path: The file, named in messages.
+        where: The configuration key, named in messages.
+        prefix: Part of the names to strip, for example ``"backbone."``.
 
     Raises:
-        DataError: The file is missing or unreadable, or does not hold every weight of the network in its shape.
+        DataError: The state does not hold every weight of the network in its shape.
     """
-    state = read_state(path, where=where)
     wanted = network.state_dict()
-    prefix = best_prefix(state, wanted) if prefix is None else prefix
     found = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     wrong = [
@@ -57,12 +61,11 @@ def load_weights(network: torch.nn.Module, path: str, *, where: str, prefix: str
         f", prefix {prefix!r} stripped" if prefix else "",
         f"; left over under it: {_some(left)}" if left else "",
     )
-    strange = [name for name in left if not name.startswith(HEADS)]
+    strange = [name for name in left if prefix and not name.startswith(HEADS)]
     if strange:
         logger.warning(
             "%s: %s holds weights that the network has no place for: %s", where, Path(path).name, _some(strange)
         )
-    return {"loaded": len(wanted), "left": len(left)}
 
 
 def read_state(path: str, *, where: str) -> dict[str, torch.Tensor]:

@@ -69,7 +69,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def digits() -> ArrayImages:
+def digit_images() -> ArrayImages:
     """120 handwritten digits in memory."""
     return ArrayImages(digits_pixels(120))
 

@@ -17,13 +17,13 @@ from solo_gps.prior import embed, resolve_prior
 
 @pytest.mark.usefixtures("cache_dir")
 def test_default_prior_needs_no_download_and_finds_its_cache_again(
-    digits: Any, caplog: pytest.LogCaptureFixture
+    digit_images: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "solo_gps.prior")
-    first = embed(digits)
+    first = embed(digit_images)
     assert "prior patches: built the embeddings of 120 images" in caplog.text
     caplog.clear()
-    second = embed(digits)
+    second = embed(digit_images)
     assert "prior patches: found the embeddings of 120 images" in caplog.text
     assert str(first.folder) in caplog.text
     assert second.fingerprint == first.fingerprint
@@ -41,9 +41,9 @@ def test_images_of_mixed_sizes_embed(folder_images: Any) -> None:
 
 @pytest.mark.usefixtures("cache_dir")
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_default_prior_works_on_the_smallest_sets(digits: Any, count: int) -> None:
-    digits.pixels = digits.pixels[:count]
-    array = embed(digits).array
+def test_default_prior_works_on_the_smallest_sets(digit_images: Any, count: int) -> None:
+    digit_images.pixels = digit_images.pixels[:count]
+    array = embed(digit_images).array
     assert array.shape[0] == count
     assert np.isfinite(array).all()
 
@@ -63,14 +63,14 @@ def states() -> list[Any]:
         {"name": "timm", "model": "test_resnet", "pretrained": False},
     ],
 )
-def test_global_generators_are_left_as_found(digits: Any, prior: Any) -> None:
+def test_global_generators_are_left_as_found(digit_images: Any, prior: Any) -> None:
     random.seed(3)
     np.random.seed(4)
     torch.manual_seed(5)
     before = states()
-    embed(digits, prior)
+    embed(digit_images, prior)
     assert states() == before
-    embed(digits, prior)
+    embed(digit_images, prior)
     assert states() == before
 
 
@@ -116,11 +116,11 @@ def test_brought_arrays_are_checked(tmp_path: Path) -> None:
             resolve_prior({"name": "array", "path": str(path)}, images=10)
 
 
-def test_a_brought_array_is_taken_as_it_is(digits: Any, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_brought_array_is_taken_as_it_is(digit_images: Any, cache_dir: Path, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(120, 5))
     np.save(tmp_path / "mine.npy", rows)
     embeddings = embed(
-        digits, {"name": "array", "path": str(tmp_path / "mine.npy"), "batch_size": 7, "space": "cosine"}
+        digit_images, {"name": "array", "path": str(tmp_path / "mine.npy"), "batch_size": 7, "space": "cosine"}
     )
     np.testing.assert_array_equal(embeddings.array, rows.astype(np.float32))
     assert embeddings.space == "cosine"
@@ -129,14 +129,14 @@ def test_a_brought_array_is_taken_as_it_is(digits: Any, cache_dir: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("cache_dir")
-def test_half_precision_storage(digits: Any) -> None:
-    full, half = (embed(digits, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16"))
+def test_half_precision_storage(digit_images: Any) -> None:
+    full, half = (embed(digit_images, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16"))
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
 
 
 @pytest.mark.usefixtures("cache_dir")
-def test_no_image_is_an_error(digits: Any) -> None:
-    digits.pixels = digits.pixels[:0]
+def test_no_image_is_an_error(digit_images: Any) -> None:
+    digit_images.pixels = digit_images.pixels[:0]
     with pytest.raises(DataError, match="holds no image"):
-        embed(digits)
+        embed(digit_images)

@@ -1,0 +1,84 @@
+"""Image sets for the tests of encoders: real handwritten digits in memory and in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+class ArrayImages:
+    """Images in memory: (N, H, W) or (N, H, W, 3) uint8."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray | None = None) -> None:
+        self.pixels, self._labels = pixels, labels
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def content(self) -> Iterator[bytes]:
+        for image in self.pixels:
+            yield image.tobytes()
+
+
+class FolderImages:
+    """Image files below a folder, in order of their names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = sorted(path for path in root.rglob("*") if path.suffix in (".png", ".jpg"))
+
+    @property
+    def labels(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> Image.Image:
+        with Image.open(self.files[index]) as image:
+            return image.convert("RGB")
+
+    def content(self) -> Iterator[bytes]:
+        for path in self.files:
+            yield f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}".encode()
+
+
+def digits_pixels(count: int) -> np.ndarray:
+    """(count, 8, 8) uint8 scans of handwritten digits."""
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images[:count] / 16 * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, named by the environment."""
+    monkeypatch.setenv("SOLO_GPS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def digit_images() -> ArrayImages:
+    """120 handwritten digits in memory."""
+    return ArrayImages(digits_pixels(120))
+
+
+@pytest.fixture
+def folder_images(tmp_path: Path) -> FolderImages:
+    """30 handwritten digits as PNG files of mixed sizes."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for index, pixels in enumerate(digits_pixels(30)):
+        Image.fromarray(pixels).resize((8 + index % 3, 8 + index % 5)).save(root / f"{index:02d}.png")
+    return FolderImages(root)
