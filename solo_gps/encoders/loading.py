@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from solo_gps.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -37,9 +39,17 @@ class PreprocessedImages:
     def __getitem__(self, index: int) -> torch.Tensor:
         import torch
 
-        image: Image = self.images.image(index)
+        image = self._image(index)
         array = self.transform(image, index) if self.indexed else self.transform(image)
         return torch.from_numpy(array.copy() if not array.flags.writeable else array)
+
+    def _image(self, index: int) -> Image:
+        try:
+            return self.images.image(index)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            raise DataError(
+                f"image {index} of the training set cannot be read: {error}. Mend or remove the file."
+            ) from error
 
 
 def worker_count(wanted: int, images: int) -> int:

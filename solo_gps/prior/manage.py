@@ -81,7 +81,6 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
     folder = _find(fingerprint, cache_dir)
     try:
         manifest = read_manifest(_whole(folder))
-        open_cache(folder, space="", images=manifest["images"])
     except CacheError as error:
         return [str(error)]
     mend = f"Remove it: solo-gps cache remove {folder.name}"
@@ -89,6 +88,11 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         f"{folder / file} is damaged: its bytes are not those that were written. {mend}"
         for file in damaged_files(folder, manifest)
     ]
+    if not problems:
+        try:
+            open_cache(folder, space="", images=manifest["images"])
+        except CacheError as error:
+            problems = [str(error)]
     known = {NAME, *manifest["files"]}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
     return problems + [f"{folder / name} does not belong to this cache." for name in foreign]

@@ -7,7 +7,6 @@ the build runs, and whatever a kill or a power cut left behind is either whole o
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solo_gps.errors import CacheError
+from solo_gps.prior.npy import header
 from solo_gps.prior.store import ARRAY
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Partial:
 
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self._row = shape[1] * self.dtype.itemsize
-        self._header = _header(shape, self.dtype)
+        self._header = header(shape, self.dtype)
         self._path = folder / ARRAY
         self._journal = folder / f"{JOURNAL}-{rank}.jsonl"
 
@@ -140,17 +140,7 @@ def _entries(journal: Path) -> Iterator[tuple[int, int, str]]:
     for line in journal.read_bytes().splitlines():
         try:
             start, stop, digest = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             continue  # cut short by a kill
         if isinstance(start, int) and isinstance(stop, int) and isinstance(digest, str):
             yield start, stop, digest
-
-
-def _header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    )
-    return buffer.getvalue()

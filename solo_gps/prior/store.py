@@ -72,19 +72,20 @@ def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
 def _open_array(folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
     import numpy as np
 
+    from solo_gps.prior.npy import read_header
+
     path = folder / ARRAY
+    mend = f"Remove it: solo-gps cache remove {folder.name}"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise CacheError(f"{path} is damaged ({error}). Remove it: solo-gps cache remove {folder.name}") from error
+        shape, dtype, offset = read_header(path)
+    except (ValueError, OSError) as error:
+        raise CacheError(f"{path} is damaged: {error}. {mend}") from error
     wanted = (manifest["images"], manifest["dimensions"], manifest["dtype"])
-    came = (*array.shape, str(array.dtype))
-    if came != wanted or not array.flags.c_contiguous:
+    if (*shape, dtype) != wanted or path.stat().st_size != offset + np.dtype(dtype).itemsize * shape[0] * shape[1]:
         raise CacheError(
-            f"{path} holds {came}, the manifest says {wanted} (images, dimensions, type). "
-            f"Remove it: solo-gps cache remove {folder.name}"
+            f"{path} holds {(*shape, dtype)}, the manifest says {wanted} (images, dimensions, type). {mend}"
         )
-    return array
+    return np.memmap(path, np.dtype(dtype), "r", offset, shape)
 
 
 @contextmanager

@@ -92,7 +92,9 @@ class EncoderContract:
         identity = encoder.identity()
         assert json.loads(json.dumps(identity, allow_nan=False)) == identity
         assert not set(identity) & set(RUNTIME_KEYS)
-        other = self.make(digit_images, batch_size=3, num_workers=2, device="cpu", cache_dir="/elsewhere", space="cosine")
+        other = self.make(
+            digit_images, batch_size=3, num_workers=2, device="cpu", cache_dir="/elsewhere", space="cosine"
+        )
         assert other.identity() == identity, "how the work is done, or fit, changed the identity"
 
     def test_precision_is_part_of_the_identity(self, encoder: Encoder, digit_images: Any) -> None:

@@ -130,7 +130,9 @@ def test_a_brought_array_is_taken_as_it_is(digit_images: Any, cache_dir: Path, t
 
 @pytest.mark.usefixtures("cache_dir")
 def test_half_precision_storage(digit_images: Any) -> None:
-    full, half = (embed(digit_images, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16"))
+    full, half = (
+        embed(digit_images, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16")
+    )
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
 
