@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, HostError, RefusedMethodError, UnknownNameError
-from solo_gps.evaluation.metrics import pair_purity
+from solo_gps.evaluation.metrics import pair_purity, table_purity
+from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.detect import Host, detect_host
 from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
 from solo_gps.host.images import host_images
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NOT_METHODS = ("base", "linear")
 LABEL_MASKED = ("supcon",)
+REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
 
@@ -84,8 +86,10 @@ class Activation:
         space = self.space = PriorSpace(images, self.cfg.get("prior"), self.cfg.get("search"))
         for name, sampler in self.samplers.items():
             table = sampler.prepare(space, same_label=self._same_label)
+            draw_exhibits(sampler.exhibits(), images)
             if table is not None:
                 self.tables[name] = table
+                _log_table(name, table, images)
                 plugin_manager().hook.on_table_built(sampler=name, table=table, labels=images.labels)
         pipelines = crop_pipelines(dataset.transform)
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
@@ -139,13 +143,13 @@ class Activation:
             num_crops: Number of crops of the batch.
 
         Returns:
-            (B,) int64 image indices of the anchors; and the (B,) int64 targets of each crop, or ``None`` when the set has no
-            labels or no sampler guides it.
+            (B,) int64 image indices of the anchors (the items themselves for methods that remember items); and the (B,) int64
+            targets of each crop, or ``None`` when the set has no labels or no sampler guides it.
         """
         if self.dataset is None or self.images is None:
             return items, None
         rows = items.cpu()
-        indices = self.dataset.anchors[rows].to(items)
+        indices = items if self.cfg.method in REMEMBER_ITEMS else self.dataset.anchors[rows].to(items)
         labels = self.images.labels
         if labels is None:
             return indices, None
@@ -187,6 +191,14 @@ class Activation:
         return GuidedPositives()
 
 
+def _log_table(sampler: str, table: NeighbourTable, images: ImageSet) -> None:
+    sizes = (table.indices >= 0).sum(axis=1)
+    line = f"{sampler}: balls of {sizes.min()} to {sizes.max()} images, {int((sizes == 0).sum()):,} of {len(sizes):,} empty"
+    if images.labels is not None:
+        line += f"; {100 * table_purity(table, images.labels):.1f} % of all neighbours have the anchor's label"
+    log.info(line)
+
+
 @contextmanager
 def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
     """Switches the plugin on for the installed solo-learn, and off again on exit.
@@ -221,7 +233,7 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
         if samplers:
             stack.enter_context(_item(host.methods, recipe.method, activation.method_class()))
             stack.enter_context(_attribute(host.loader_module, "DataLoader", activation.make_loader))
-        log.info("solo-gps: %s on %s (solo-learn %s)", "+".join(samplers), recipe.get("method"), host.generation)
+        log.info("%s on %s (solo-learn %s)", "+".join(samplers), recipe.get("method"), host.generation)
         yield activation
 
 

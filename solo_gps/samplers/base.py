@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
+    from solo_gps.neighbours.base import SearchConfig
 
 
 class PriorSpace:
@@ -31,6 +38,13 @@ class PriorSpace:
 
         return embed(self.images, self._prior)
 
+    @cached_property
+    def search_config(self) -> SearchConfig:
+        """Device and working memory of searches that a sampler makes by itself."""
+        from solo_gps.neighbours.resolve import resolve_search
+
+        return resolve_search(self._search)
+
     def neighbours(self, *, k: int | None = None, radius: float | None = None) -> NeighbourTable:
         """Returns the neighbours of all N images; exactly one of ``k`` and ``radius`` is given.
 
@@ -41,6 +55,23 @@ class PriorSpace:
         from solo_gps.neighbours import find
 
         return find(self.embeddings, self._search, k=k, radius=radius)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """Images that a sampler found worth looking at; the host draws them.
+
+    Attributes:
+        path: PNG file to write.
+        title: Line above the rows.
+        anchors: (R,) int32 images, one a row.
+        positives: (R, P) int32 images beside them, -1 for none.
+    """
+
+    path: Path
+    title: str
+    anchors: NDArray[np.int32]
+    positives: NDArray[np.int32]
 
 
 class Sampler:
@@ -83,6 +114,10 @@ class Sampler:
         of items must not change from epoch to epoch.
         """
         return pairs
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """Returns pictures for the host to draw after :meth:`prepare`."""
+        return ()
 
     def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
         """Returns the method class to train in place of ``method``: itself, or a subclass."""

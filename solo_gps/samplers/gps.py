@@ -70,11 +70,10 @@ class Gps(Sampler):
         return table
 
     def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
-        """Chooses a positive for each of the first N items; items that another sampler appended stay as they are."""
+        """Chooses a positive for each item that has none yet; pairs of another sampler stay as they are."""
         assert self._table is not None, "prepare() comes before pairs()"
         chosen = choose_positives(self._table, self.config.choose, epoch=epoch, seed=self.seed)
-        positives = pairs.positives.copy()
-        positives[: len(chosen)] = chosen
+        positives = np.where(pairs.positives == pairs.anchors, chosen[pairs.anchors], pairs.positives)
         return Pairs(anchors=pairs.anchors, positives=positives)
 
 
