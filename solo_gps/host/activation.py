@@ -73,6 +73,9 @@ class Activation:
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
         if not self.guides_images:
+            if any(sampler.reads_prior for sampler in self.samplers.values()):
+                with self.loader_errors():
+                    self._prepare(dataset)
             return torch.utils.data.DataLoader(dataset, *args, **kwargs)
         with self.loader_errors():
             self.dataset = self._guide(dataset)
@@ -81,7 +84,7 @@ class Activation:
             wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
         return GuidedLoader(wrapped, *args, **kwargs)
 
-    def _guide(self, dataset: Any) -> GuidedDataset:
+    def _prepare(self, dataset: Any) -> ImageSet:
         images = self.images = host_images(dataset)
         space = self.space = PriorSpace(images, self.cfg.get("prior"), self.cfg.get("search"))
         for name, sampler in self.samplers.items():
@@ -91,6 +94,10 @@ class Activation:
                 self.tables[name] = table
                 _log_table(name, table, images)
                 plugin_manager().hook.on_table_built(sampler=name, table=table, labels=images.labels)
+        return images
+
+    def _guide(self, dataset: Any) -> GuidedDataset:
+        images = self._prepare(dataset)
         pipelines = crop_pipelines(dataset.transform)
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
         guided = GuidedDataset(images, pipelines, marks, self._pairs(epoch=0))
@@ -155,6 +162,14 @@ class Activation:
             return indices, None
         of_positive = torch.from_numpy(labels)[self.dataset.positives[rows].long()].to(targets)
         return indices, [of_positive if guided else targets for guided in self.dataset.from_positive[:num_crops]]
+
+    def images_shown(self, items: torch.Tensor, *, num_crops: int) -> list[torch.Tensor] | None:
+        """Returns the (B,) int64 image that each crop of the (B,) items shows, or ``None`` when no sampler guides the set."""
+        if self.dataset is None:
+            return None
+        rows = items.cpu()
+        anchors, positives = self.dataset.anchors[rows].to(items), self.dataset.positives[rows].to(items)
+        return [positives if guided else anchors for guided in self.dataset.from_positive[:num_crops]]
 
     def diagnostics(self) -> dict[str, float]:
         """Share of items whose positive is another image and, where labels exist, of those with the anchor's label."""

@@ -45,6 +45,7 @@ class _Guided:
         super().__init__(*args, **kwargs)
         self._activation.tag(args[0] if args else kwargs.get("cfg"))
         self._crop_targets: list[torch.Tensor] | None = None
+        self._crop_images: list[torch.Tensor] | None = None
         self._crops_seen = {"online": 0, "momentum": 0}
         if getattr(self, "knn_eval", False):
             self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
@@ -58,6 +59,7 @@ class _Guided:
             return batch
         items, crops, targets = batch
         indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
+        self._crop_images = self._activation.images_shown(items, num_crops=len(crops))
         return [indices, crops, targets]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

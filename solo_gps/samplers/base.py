@@ -90,6 +90,11 @@ class Sampler:
         self.config = config
         self.seed = seed
 
+    @property
+    def reads_prior(self) -> bool:
+        """Whether :meth:`prepare` must be called even when no sampler chooses positives in the dataset."""
+        return False
+
     @classmethod
     def refusal(cls, method: str) -> str | None:
         """Returns why this sampler cannot act on the solo-learn method of that name, or ``None`` when it can."""
