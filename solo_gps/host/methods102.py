@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 NEEDS_106 = "That needs solo-learn 1.0.6 (docs/hosts.md says how to install it); 1.0.2 is installed."
 METHODS_106 = ("all4one", "mae", "mocov3", "supcon", "vibcreg")
 MOMENTUM_METHODS = ("byol", "dino", "mocov2plus", "nnbyol", "ressl")
-MULTICROP_METHODS = ("byol", "simclr")
+# wmse takes small crops and, as on 1.0.6, leaves them out of its loss.
+MULTICROP_METHODS = ("byol", "simclr", "wmse")
 REQUIRED = object()
 
 _PROJECTOR = {"proj_hidden_dim": REQUIRED, "proj_output_dim": REQUIRED}

@@ -1,15 +1,15 @@
-"""solo-learn 1.0.6's learning-rate schedule and weight-decay groups, on methods of 1.0.2."""
+"""solo-learn 1.0.6's schedules and weight-decay groups, on methods of 1.0.2."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Schedule:
     """Mixed in before a method of 1.0.2: warm-up and cosine move by step (or by epoch) as in 1.0.6.
 
-    1.0.2 moves its schedule by epoch alone, and applies weight decay to every parameter. Optimizer, scheduler class and learning
+    1.0.2 moves its schedule by epoch alone, applies weight decay to every parameter, and plans the momentum coefficient for the
+    whole training set even where ``max_steps`` or ``limit_train_batches`` train on less. Optimizer, scheduler class and learning
     rates are the host's own.
 
     Attributes:
@@ -43,26 +43,52 @@ class Schedule:
             {"scheduler": self._warmup_cosine(optimizer), "interval": self.scheduler_interval, "frequency": 1}
         ]
 
-    def _warmup_cosine(self: Any, optimizer: Any) -> Any:
-        from solo.methods.base import LinearWarmupCosineAnnealingLR, static_lr
+    def on_train_batch_end(self: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any) -> None:
+        """Moves the momentum coefficient along 1.0.6's cosine, over the optimizer steps that the trainer will take."""
+        before = getattr(self, "last_step", 0)
+        super().on_train_batch_end(outputs, batch, batch_idx, *args)  # type: ignore[misc]
+        steps = self.trainer.global_step
+        if hasattr(self, "momentum_updater") and steps > before:
+            self.momentum_updater.update_tau(cur_step=steps, max_steps=self.trainer.estimated_stepping_batches)
 
+    def _warmup_cosine(self: Any, optimizer: Any) -> Any:
         total, warmup = self.max_epochs, self.warmup_epochs
         if self.scheduler_interval == "step":
             total = self.trainer.estimated_stepping_batches
             warmup = self.warmup_epochs * (total / self.max_epochs)
-        scheduler = LinearWarmupCosineAnnealingLR(
+        scheduler = _scheduler_class()(
             optimizer,
             warmup_epochs=warmup,
             max_epochs=total,
             warmup_start_lr=self.warmup_start_lr if self.warmup_epochs > 0 else self.lr,
             eta_min=self.min_lr,
         )
-        fixed = [index for index, group in enumerate(optimizer.param_groups) if group.get("static_lr", False)]
-        if fixed:
-            scheduler.get_lr = partial(
-                static_lr, get_lr=scheduler.get_lr, param_group_indexes=fixed, lrs_to_replace=[self.lr] * len(fixed)
-            )
+        # After the constructor, which sets the rate of the first step, as in 1.0.6: only later steps keep these groups apart.
+        scheduler.constant = {
+            index: self.lr for index, group in enumerate(optimizer.param_groups) if group.get("static_lr", False)
+        }
         return scheduler
+
+
+def _scheduler_class() -> Any:
+    from solo.methods.base import LinearWarmupCosineAnnealingLR
+
+    class WarmupCosine(LinearWarmupCosineAnnealingLR):
+        """The host's schedule, with parameter groups whose learning rate stays constant.
+
+        solo-learn itself replaces ``get_lr`` of the object, and so puts scheduler and optimizer into every checkpoint as pickled
+        objects: with LARS none can be written.
+        """
+
+        constant: ClassVar[dict[int, float]] = {}
+
+        def get_lr(self) -> list[float]:
+            rates = list(super().get_lr())
+            for index, rate in self.constant.items():
+                rates[index] = rate
+            return rates
+
+    return WarmupCosine
 
 
 def split_by_weight_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

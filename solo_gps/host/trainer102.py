@@ -128,13 +128,27 @@ def checkpoint_to_resume(cfg: DictConfig) -> str | None:
     argparse names, and would take a guided run for its baseline.
 
     Raises:
-        ConfigError: ``resume_from_checkpoint`` is not a file.
+        ConfigError: ``resume_from_checkpoint`` is not a file, or solo-learn cannot resume the method.
     """
+    path = _named_checkpoint(cfg) or _newest_checkpoint(cfg)
+    # These make buffers when training starts, which a checkpoint holds and a new model lacks.
+    lacks_buffers = cfg.method == "deepclusterv2" or (cfg.method == "swav" and cfg.method_kwargs.queue_size > 0)
+    if path is not None and lacks_buffers:
+        raise ConfigError(
+            f"solo-learn cannot resume {cfg.method} (from {path}): its checkpoints do not load. "
+            "Set auto_resume.enabled=False and resume_from_checkpoint=null to start anew."
+        )
+    return path
+
+
+def _named_checkpoint(cfg: DictConfig) -> str | None:
     path = cfg.resume_from_checkpoint
-    if path is not None:
-        if not os.path.isfile(path):
-            raise ConfigError(f"resume_from_checkpoint={path!r}: no such file.")
-        return str(path)
+    if path is not None and not os.path.isfile(path):
+        raise ConfigError(f"resume_from_checkpoint={path!r}: no such file.")
+    return None if path is None else str(path)
+
+
+def _newest_checkpoint(cfg: DictConfig) -> str | None:
     if not cfg.auto_resume.enabled:
         return None
     wanted = _signature(cfg)

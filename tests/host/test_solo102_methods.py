@@ -124,12 +124,12 @@ class Recorder(pl.Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def train(host, cfg):
+def train(host, cfg, method=None):
     pl.seed_everything(0)
     recorder = Recorder()
     with host.switched_on():
         cfg = host.complete(cfg)
-        model = host.build_method(cfg, host.methods[cfg.method])
+        model = host.build_method(cfg, method or host.methods[cfg.method])
         start = {name: value.detach().clone() for name, value in model.state_dict().items()}
         trainer = host.lightning.Trainer(
             **host.trainer_kwargs(cfg), callbacks=[recorder, *host.callbacks(cfg)], logger=False
@@ -205,7 +205,7 @@ def test_cosine_knn_is_honoured(host, digits):
     assert model.knn.distance_fx == "cosine"
 
 
-@pytest.mark.parametrize("method", ["byol", "simclr"])
+@pytest.mark.parametrize("method", ["byol", "simclr", "wmse"])
 def test_multicrop(host, digits, method):
     cfg = recipe(digits, method, augmentations=[pipeline(), pipeline(crop_size=16, num_crops=3)])
     loader = host.build_train_loader(host.complete(cfg))
@@ -251,6 +251,23 @@ def test_rate_of_a_predictor_stays(host, digits):
     predictor = [rates[-1] for rates in recorder.rates]
     assert predictor == pytest.approx([BATCH / 256] * 6)
     assert recorder.rates[-1][0] < BATCH / 256 / 2
+
+
+@pytest.mark.parametrize("changes", [{"max_steps": 2}, {"limit_train_batches": 2}, {"accumulate_grad_batches": 2}])
+def test_momentum_coefficient_ends_where_training_ends(host, digits, changes):
+    """Two steps of a cosine from 0.9 to 1, as on 1.0.6: 1.0.2 alone would plan for the three batches of the set."""
+    seen = []
+    cfg = recipe(digits, "byol", momentum__base_tau=0.9, **changes)
+
+    class Byol(host.methods["byol"]):
+        def on_train_batch_start(self, batch, batch_idx):
+            seen.append(self.momentum_updater.cur_tau)
+
+    model, _, _, trainer = train(host, cfg, Byol)
+    assert trainer.global_step == 2
+    assert seen[0] == 0.9
+    assert seen[-1] == pytest.approx(0.95)
+    assert model.momentum_updater.cur_tau == pytest.approx(1.0)
 
 
 def test_decay_by_steps_and_no_schedule(host, digits):
@@ -373,18 +390,28 @@ def test_checkpoints_are_written_and_found_again_by_equal_recipes_alone(host, di
 
 
 def test_training_resumes_from_a_checkpoint(host, digits, tmp_path):
-    keys = {"checkpoint__enabled": True, "checkpoint__dir": str(tmp_path), "limit_train_batches": 1}
-    model, *_ = train(host, recipe(digits, "simclr", max_epochs=2, max_steps=1, **keys))
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    saved = torch.load(checkpoint, weights_only=False)["state_dict"]
+    """simsiam with LARS: its predictor's constant learning rate makes stock checkpoints of it impossible."""
+    keys = {"optimizer__name": "lars", "limit_train_batches": 2, "max_epochs": 2}
+    whole = recipe(digits, "simsiam", **keys)
+    _, _, uninterrupted, _ = train(host, whole)
+    saving = {"checkpoint__enabled": True, "checkpoint__dir": str(tmp_path), "checkpoint__keep_prev": True}
+    model, *_ = train(host, recipe(digits, "simsiam", **keys, **saving))
+    first, last = sorted(tmp_path.rglob("*.ckpt"))
+    saved = torch.load(last, weights_only=False)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
-    resumed = recipe(digits, "simclr", max_epochs=2, limit_train_batches=1, resume_from_checkpoint=str(checkpoint))
-    _, _, recorder, trainer = train(host, resumed)
-    assert trainer.global_step == 2
-    assert len(recorder.losses) == 1
-    resumed.resume_from_checkpoint = str(tmp_path / "gone.ckpt")
+    _, _, recorder, trainer = train(host, recipe(digits, "simsiam", **keys, resume_from_checkpoint=str(first)))
+    assert trainer.global_step == 4
+    assert np.array(recorder.rates) == pytest.approx(np.array(uninterrupted.rates[2:]))
+
+
+def test_checkpoints_that_cannot_be_resumed_are_refused(host, digits, tmp_path):
+    cfg = recipe(digits, "simclr", resume_from_checkpoint=str(tmp_path / "gone.ckpt"))
     with pytest.raises(ConfigError, match=r"resume_from_checkpoint.*no such file"):
-        host.checkpoint_to_resume(host.complete(resumed))
+        host.checkpoint_to_resume(host.complete(cfg))
+    (tmp_path / "x.ckpt").touch()
+    cfg = recipe(digits, "swav", resume_from_checkpoint=str(tmp_path / "x.ckpt"))
+    with pytest.raises(ConfigError, match="cannot resume swav"):
+        host.checkpoint_to_resume(host.complete(cfg))
 
 
 def prepare(host, cfg):
