@@ -15,9 +15,10 @@ import numpy as np
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.neighbours import ranks
+from solo_gps.prior.manifest import seal, unseal
 
 # Raised when the formula of the distances, the order of ties or the files change.
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = {"indices": np.dtype(np.int32), "distances": np.dtype(np.float32)}
 
 
@@ -106,7 +107,7 @@ def save(folder: Path, request: Request, table: NeighbourTable, facts: dict[str,
     entry["files"] = files
     manifest = folder / f"{request.name()}.json"
     temporary = manifest.with_suffix(f".json.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(entry, indent=1, sort_keys=True))
+    temporary.write_bytes(seal(entry))
     os.replace(temporary, manifest)
 
 
@@ -119,7 +120,7 @@ def load(folder: Path, request: Request) -> NeighbourTable:
     manifest = folder / f"{request.name()}.json"
     mend = f"Delete {manifest.name} to have it built again."
     try:
-        entry = json.loads(manifest.read_text())
+        entry = unseal(manifest.read_bytes())
         files = {kind: entry["files"][kind] for kind in _ARRAYS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{manifest}: cannot be read ({error!r}). {mend}") from error

@@ -62,6 +62,7 @@ def build_cache(
         except (CacheError, OSError) as problem:
             error = problem
     blocks = [range(start, stop) for start, stop in ranks.share(todo, error)]
+    fitted = time.monotonic()
     failure: Exception | None = None
     try:
         _embed_blocks(images, encoder, partial, blocks[ranks.rank :: ranks.world], ranks)
@@ -71,7 +72,18 @@ def build_cache(
         failure = problem
     ranks.all_agree(failure)
     if ranks.first:
-        _finish(partial, encoder, description, folder, time.monotonic() - started, sum(map(len, blocks)))
+        now = time.monotonic()
+        _finish(
+            partial,
+            encoder,
+            description,
+            folder,
+            {
+                "images_in_last_run": sum(map(len, blocks)),
+                "embedding_seconds": round(now - fitted, 3),
+                "seconds": round(now - started, 3),
+            },
+        )
     ranks.all_agree()
 
 
@@ -234,7 +246,7 @@ def _disk_error(error: OSError, folder: Path) -> CacheError:
 
 
 def _finish(
-    partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, seconds: float, embedded: int
+    partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]
 ) -> None:
     import sys
 
@@ -256,8 +268,7 @@ def _finish(
         "description": dict(description),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "built": {
-            "seconds": round(seconds, 3),
-            "images_in_last_run": embedded,
+            **built,
             "device": str(encoder.device),
             "batch_size": encoder.config.batch_size,
         },
@@ -267,10 +278,7 @@ def _finish(
             "numpy": numpy.__version__,
         },
     }
-    files: dict[str, str | None] = {ARRAY: None}
-    if encoder.trained:
-        files[STATE] = None
-    write_manifest(partial.folder, values, files)
+    write_manifest(partial.folder, values, [ARRAY, STATE] if encoder.trained else [ARRAY])
     partial.discard_journals()
     os.replace(partial.folder, folder)
-    logger.info("embedded %s images in %s", f"{images:,}", duration(seconds))
+    logger.info("embedded %s images in %s", f"{images:,}", duration(built["seconds"]))

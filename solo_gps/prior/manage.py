@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from solo_gps.encoders.digest import file_digest
 from solo_gps.errors import CacheError, did_you_mean
 from solo_gps.prior.fingerprint import LENGTH
-from solo_gps.prior.manifest import NAME, damaged_files, read_manifest
+from solo_gps.prior.manifest import NAME, read_manifest, unseal
 from solo_gps.prior.store import PARTIAL, build_lock, cache_root, open_cache
 
 
@@ -83,17 +84,16 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         manifest = read_manifest(_whole(folder))
     except CacheError as error:
         return [str(error)]
-    mend = f"Remove it: solo-gps cache remove {folder.name}"
-    problems = [
-        f"{folder / file} is damaged: its bytes are not those that were written. {mend}"
-        for file in damaged_files(folder, manifest)
-    ]
+    problems, known = _check_files(folder, NAME, manifest["files"])
     if not problems:
         try:
             open_cache(folder, space="", images=manifest["images"])
         except CacheError as error:
             problems = [str(error)]
-    known = {NAME, *manifest["files"]}
+    for table in sorted(folder.glob("neighbours-*.json")):
+        more_problems, more_known = _check_table(table)
+        problems += more_problems
+        known |= more_known
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
     return problems + [f"{folder / name} does not belong to this cache." for name in foreign]
 
@@ -115,6 +115,31 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
         folder.rename(doomed)
         shutil.rmtree(doomed)
     return info
+
+
+def _check_table(manifest: Path) -> tuple[list[str], set[str]]:
+    """Checks a neighbour table that lies beside the embeddings, by its own manifest."""
+    stem = manifest.name.removesuffix(".json")
+    known = {manifest.name, f"{stem}.lock", *(path.name for path in manifest.parent.glob(f"{stem}.*.npy"))}
+    try:
+        entries = unseal(manifest.read_bytes())["files"]
+    except (OSError, ValueError, KeyError):
+        return [f"{manifest} is damaged or was edited. Delete it to have the table built again."], known
+    problems, files = _check_files(
+        manifest.parent, manifest.name, {f"{stem}.{kind}.npy": entries[kind] for kind in entries}
+    )
+    return problems, files | known
+
+
+def _check_files(folder: Path, manifest: str, entries: Mapping[str, Any]) -> tuple[list[str], set[str]]:
+    """Compares the bytes of files with their manifest; returns what is wrong, and the names that belong to it."""
+    mend = f"Remove it: solo-gps cache remove {folder.name}"
+    problems = [
+        f"{folder / file} is damaged: its bytes are not those that {manifest} names. {mend}"
+        for file, entry in entries.items()
+        if not (folder / file).is_file() or file_digest(folder / file) != entry["sha256"]
+    ]
+    return problems, {manifest, *entries}
 
 
 def _folders(root: Path) -> Iterator[Path]:

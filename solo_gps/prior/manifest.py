@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +20,41 @@ NAME = "manifest.json"
 FORMAT = 1
 
 
-def write_manifest(folder: Path, values: Mapping[str, Any], files: Mapping[str, str | None], name: str = NAME) -> None:
+def write_manifest(folder: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:
     """Writes the manifest of files that are whole, and then flushes them and it to the disk.
 
     Args:
         folder: Folder that holds the files.
         values: JSON values to record.
-        files: File names, each with its SHA-256 where it is known already.
-        name: File name of the manifest.
+        files: File names.
     """
     entries = {}
-    for file, digest in files.items():
+    for file in files:
         path = folder / file
         _flush(path)
-        entries[file] = {"bytes": path.stat().st_size, "sha256": digest or file_digest(path)}
-    body = {**values, "format": FORMAT, "files": entries}
-    temporary = folder / f"{name}.{os.getpid()}.tmp"
-    temporary.write_bytes(_canonical({**body, "checksum": _checksum(body)}))
+        entries[file] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    temporary = folder / f"{NAME}.{os.getpid()}.tmp"
+    temporary.write_bytes(seal({**values, "format": FORMAT, "files": entries}))
     _flush(temporary)
-    os.replace(temporary, folder / name)
+    os.replace(temporary, folder / NAME)
 
 
-def read_manifest(folder: Path, name: str = NAME) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads a manifest, checks it, and checks that each of its files has the recorded size.
 
     Raises:
         CacheError: It is missing, damaged or of another format, or a file is missing or truncated.
     """
-    path = folder / name
+    path = folder / NAME
     mend = f"Remove it: solo-gps cache remove {folder.name}"
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise CacheError(f"{folder} is not a whole cache: {name} cannot be read ({error.strerror}). {mend}") from error
+        raise CacheError(f"{folder} is not a whole cache: {NAME} cannot be read ({error.strerror}). {mend}") from error
     try:
-        manifest = json.loads(text)
-        body = {key: value for key, value in manifest.items() if key != "checksum"}
-        whole = _canonical(manifest) == text and manifest["checksum"] == _checksum(body)
-    except (ValueError, KeyError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise CacheError(f"{path} is damaged or was edited. {mend}")
+        manifest = unseal(text)
+    except ValueError as error:
+        raise CacheError(f"{path} is damaged or was edited. {mend}") from error
     if manifest["format"] != FORMAT:
         raise CacheError(f"{path} has format {manifest['format']}, this solo-gps reads {FORMAT}. {mend}")
     for file, entry in manifest["files"].items():
@@ -71,9 +65,26 @@ def read_manifest(folder: Path, name: str = NAME) -> dict[str, Any]:
     return manifest
 
 
-def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Names of the files whose bytes differ from the manifest's digests."""
-    return [file for file, entry in manifest["files"].items() if file_digest(folder / file) != entry["sha256"]]
+def seal(values: Mapping[str, Any]) -> bytes:
+    """The canonical JSON text of ``values``, with a checksum of itself."""
+    return _canonical({**values, "checksum": _checksum(values)})
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """Returns the values of a text that :func:`seal` made.
+
+    Raises:
+        ValueError: Any byte of it changed.
+    """
+    try:
+        values: dict[str, Any] = json.loads(text)
+        checksum = values.pop("checksum")
+        whole = seal(values) == text and checksum == _checksum(values)
+    except (KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError("not a sealed text") from error
+    if not whole:
+        raise ValueError("the text was changed")
+    return values
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:

@@ -109,6 +109,23 @@ def test_a_foreign_file_is_named(folder: Path) -> None:
     assert verify(folder.name) == [f"{folder / 'notes.txt'} does not belong to this cache."]
 
 
+def test_neighbour_tables_beside_the_embeddings_are_verified_too(folder: Path, digit_images: Any) -> None:
+    from solo_gps.neighbours import find
+
+    find(embed(digit_images, PRIOR), None, k=3)
+    assert verify(folder.name) == []
+    files = sorted(folder.glob("neighbours-*"))
+    assert {path.suffix for path in files} >= {".json", ".npy"}
+    for path in files:
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert any(path.name in problem for problem in verify(folder.name)), (path.name, place)
+        path.write_bytes(whole)
+    (folder / "neighbours-old.indices.npy").write_bytes(b"")
+    assert verify(folder.name) == [f"{folder / 'neighbours-old.indices.npy'} does not belong to this cache."]
+
+
 def test_listing_shows_what_there_is_and_removes_nothing(folder: Path, digit_images: Any) -> None:
     (folder.parent / ("a" * 32 + ".partial")).mkdir()
     (folder.parent / ("a" * 32 + ".partial") / "embeddings.npy").write_bytes(b"123")
