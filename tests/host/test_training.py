@@ -16,7 +16,7 @@ from solo_gps.host.detect import detect_host
 pytestmark = pytest.mark.host
 HOST = detect_host()
 REFUSED = {"base", "linear", "mae"}
-PIXELS = {"name": "pixels"}
+PIXELS = {"name": "pixels", "image_size": 8}
 NAN_IN_FIRST_EPOCH = {"deepclusterv2"}  # upstream
 
 
@@ -126,10 +126,9 @@ def test_the_same_seed_gives_the_same_run_and_a_number_of_workers_does_not_chang
 
 
 def test_multicrop_guides_the_second_large_crop_alone(recipe, train, digits):
-    cfg = recipe("swav", max_steps=2, sampler={"gps": {"k": 1}}, prior=PIXELS)
+    cfg = recipe("byol", max_steps=2, sampler={"gps": {"k": 1}}, prior=PIXELS)
     small = OmegaConf.merge(cfg.augmentations[0], {"crop_size": 18, "num_crops": 3})
     cfg.augmentations = [cfg.augmentations[0], small]
-    cfg.method_kwargs.queue_size = 0
     run = train(cfg)
     items, crops, _ = run.batches[0]
     folder = ImageFolder(digits / "train")
@@ -165,4 +164,6 @@ def test_the_online_knn_bank_holds_the_label_of_the_image_that_each_crop_shows(r
     run = train(cfg)
     positive, labels = kth_neighbour(digits, 30), np.array(ImageFolder(digits / "train").targets)
     assert (labels != labels[positive]).any()
-    assert banks == [[*labels[items], *labels[positive[items]]] for items, _, _ in run.batches]
+    wanted = [[*labels[items].tolist(), *labels[positive[items]].tolist()] for items, _, _ in run.batches]
+    updates_a_step = len(banks) // len(wanted)  # torchmetrics below 0.12 updates twice a call
+    assert banks == [bank for bank in wanted for _ in range(updates_a_step)]
