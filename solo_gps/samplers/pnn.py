@@ -52,7 +52,7 @@ class PnnConfig:
     space: str = "features"
     """Where neighbours are looked for: features (the network being trained) or prior (the frozen prior's embeddings)."""
     ema: float | None = None
-    """Weight of the past, 0 to 1, in a slow copy of the network that gives the keys (lambda, 0.99 in the paper); null has none."""
+    """Weight of the past in a slow copy of the network that gives the keys (lambda, 0.99 in the paper); null has no copy."""
     own_queue: str = "mask"
     """MoCo v2+ and ReSSL hold the neighbour as a negative in their own queue: mask it there, or keep it."""
     seed: int | None = None
@@ -121,7 +121,9 @@ class Pnn(Sampler):
                 "step: install solo-learn 1.0.6 (docs/hosts.md), or choose nnclr, nnbyol or nnsiam."
             )
         if self.config.ema is not None:
-            raise ConfigError("sampler.pnn.ema needs solo-learn 1.0.6 (docs/hosts.md); 1.0.2 is installed. Set sampler.pnn.ema=null.")
+            raise ConfigError(
+                "sampler.pnn.ema needs solo-learn 1.0.6 (docs/hosts.md); 1.0.2 is installed. Set sampler.pnn.ema=null."
+            )
 
     def _check_method(self, name: str, place: Place, cfg: Mapping[str, Any]) -> None:
         config: PnnConfig = self.config
@@ -134,7 +136,7 @@ class Pnn(Sampler):
             )
         if name in OWN_QUEUE_METHODS and config.queue_size is not None:
             raise ConfigError(
-                f"sampler.pnn.queue_size={config.queue_size}: {name} searches its own queue; set method_kwargs.queue_size instead."
+                f"sampler.pnn.queue_size={config.queue_size}: {name} searches its own queue; set method_kwargs.queue_size."
             )
         if name == "all4one" and (config.k != 1 or config.space != "features"):
             raise ConfigError(
@@ -149,8 +151,8 @@ class Pnn(Sampler):
         least = config.alpha if config.alpha_end is None else min(config.alpha, config.alpha_end)
         if config.own_queue == "keep" and least < KEEP_LEAST_ALPHA:
             log.warning(
-                "sampler.pnn.own_queue=keep with alpha=%s: the positive of %s is nearer to the neighbour than to the anchor, and the "
-                "method's own queue repels that neighbour as a negative. own_queue=mask avoids it.",
+                "sampler.pnn.own_queue=keep with alpha=%s: the positive of %s is nearer to the neighbour than to the anchor, and "
+                "the method's own queue repels that neighbour as a negative. own_queue=mask avoids it.",
                 least,
                 name,
             )

@@ -60,9 +60,7 @@ class Engine(nn.Module):
         super().__init__()
         self.config = sampler.config
         self.place = place
-        self.rows: RowRecord = (
-            RowRecord(size) if dimension is None else SupportSet(size, dimension, sphere=place.sphere)
-        )
+        self.rows: RowRecord = RowRecord(size) if dimension is None else SupportSet(size, dimension, sphere=place.sphere)
         self.alpha, self.beta = self.config.alpha, self.config.beta
         self.measures = Measures()
         self._schedule_epochs = self.config.schedule_epochs or max(1, max_epochs)

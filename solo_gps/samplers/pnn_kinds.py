@@ -271,11 +271,11 @@ class QueueOfNegatives(Target):
         keep = (~torch.isin(record, images) | (record < 0)).nonzero()[:, 0]
         if not len(keep):
             raise DataError(
-                f"sampler.pnn.own_queue=mask: all {len(record)} rows of the method's own queue show neighbours of this batch. Set "
-                "method_kwargs.queue_size well above the batch size."
+                f"sampler.pnn.own_queue=mask: all {len(record)} rows of the method's own queue show neighbours of this batch. "
+                "Set method_kwargs.queue_size well above the batch size."
             )
         self._pnn_whole = self._buffers["queue"]  # type: ignore[attr-defined]
-        self._buffers["queue"] = self._pnn_whole.index_select(self.ROWS, keep)  # type: ignore[attr-defined, union-attr]
+        self._buffers["queue"] = self._pnn_whole.index_select(self.ROWS, keep)  # type: ignore[attr-defined]
 
     def _pnn_restore(self) -> None:
         if self._pnn_whole is not None:

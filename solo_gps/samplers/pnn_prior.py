@@ -64,7 +64,7 @@ class PriorRows:
     def _embeddings(self) -> np.ndarray:
         if self._sampler.embeddings is None:
             raise HostError(
-                "sampler.pnn.space=prior: the training loader was not made while solo-gps was switched on, so the images were never "
-                "embedded. Make it by solo-learn's prepare_dataloader within the activation."
+                "sampler.pnn.space=prior: the training loader was not made while solo-gps was switched on, so the images were "
+                "never embedded. Make it by solo-learn's prepare_dataloader within the activation."
             )
         return self._sampler.embeddings.array

@@ -57,6 +57,7 @@ class Tap:
     _pnn_step: Step | None
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Returns what the method's step goes on with."""
         step = self._pnn_step
         assert step is not None, "the front of the class starts every step"
         if step.outs is None:
@@ -76,28 +77,29 @@ class Front:
         self._pnn_step: Step | None = None
         host: Any = self
         size, dimension = host.pnn_queue_shape()
-        self.pnn = Engine(
-            self._pnn_sampler, self._pnn_place, size=size, dimension=dimension, max_epochs=int(host.max_epochs)
-        )
+        self.pnn = Engine(self._pnn_sampler, self._pnn_place, size=size, dimension=dimension, max_epochs=int(host.max_epochs))
         weight = self._pnn_sampler.config.ema
         self.pnn_slow = None if weight is None else SlowCopy(host, weight)
         host.pnn_set_up()
         # Every rank gathers the same rows: broadcasting them at each forward would move the whole queue.
-        ours = [name for name, _ in host.named_buffers() if name.startswith("pnn.")]
+        ours = [name for name, _ in host.named_buffers() if name.startswith(("pnn.", "pnn_record."))]
         ignored = getattr(host, "_ddp_params_and_buffers_to_ignore", [])
         host._ddp_params_and_buffers_to_ignore = [*ignored, *ours]
         host.register_load_state_dict_post_hook(_fill_in_missing)
 
     def on_train_start(self) -> None:
+        """Notes the optimizer step from which the slow copy follows."""
         super().on_train_start()  # type: ignore[misc]
         if self.pnn_slow is not None:
             self.pnn_slow.start(self.trainer.global_step)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self) -> None:
+        """Sets alpha and beta of the epoch."""
         super().on_train_epoch_start()  # type: ignore[misc]
         self.pnn.start_epoch(self.current_epoch)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Runs the method's step on pseudo neighbours, then adds the batch to the support set."""
         host: Any = self
         step = self._pnn_step = self._pnn_start(batch)
         self.pnn.start_step()
@@ -105,8 +107,8 @@ class Front:
             loss = host.pnn_training_step(batch, batch_idx)
             if not step.pseudo:
                 raise HostError(
-                    f"sampler.pnn never reached the loss of {type(self).__name__}: its training_step does not go through solo-learn's "
-                    "base class. Leave +sampler=pnn out for this method."
+                    f"sampler.pnn never reached the loss of {type(self).__name__}: its training_step does not go through "
+                    "solo-learn's base class. Leave +sampler=pnn out for this method."
                 )
             host.pnn_enqueue(step)
             self.pnn.end_step(step)
@@ -126,12 +128,14 @@ class Front:
             step.slow_keys = self.pnn_slow.keys(host, list(crops[:large]))
         return step
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[misc]
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *rest: Any) -> None:
+        """Moves the slow copy after each optimizer step."""
+        super().on_train_batch_end(outputs, batch, batch_idx, *rest)  # type: ignore[misc]
         if self.pnn_slow is not None:
             self.pnn_slow.follow(self, self.trainer.global_step)  # type: ignore[arg-type, attr-defined]
 
     def on_train_epoch_end(self) -> None:
+        """Logs the epoch's measures."""
         super().on_train_epoch_end()  # type: ignore[misc]
         values = {**self.pnn.measures.read(), "alpha": self.pnn.alpha, "beta": self.pnn.beta}
         self.log_dict({f"pnn_{name}": value for name, value in values.items()}, sync_dist=True)  # type: ignore[attr-defined]
@@ -139,17 +143,17 @@ class Front:
 
 def _fill_in_missing(method: Any, incompatible: Any) -> None:
     """Lets a checkpoint without pNN load: its parts keep what they are, and the slow copy becomes the network."""
-    ours = ("pnn.", "pnn_slow.", "pnn_record.")
-    missing = [key for key in incompatible.missing_keys if key.startswith(ours)]
+    missing = [key for key in incompatible.missing_keys if key.startswith(("pnn.", "pnn_slow.", "pnn_record."))]
     if not missing:
         return
     incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in missing]
-    if method.pnn_slow is not None:
+    lacks = [part for part in ("pnn", "pnn_slow") if any(key.startswith(f"{part}.") for key in missing)]
+    starts = {"pnn": "the support set starts empty", "pnn_slow": "the slow copy starts from the loaded weights"}
+    if "pnn_slow" in lacks:
         method.pnn_slow.catch_up(method)
     warnings.warn(
-        f"the checkpoint was trained without sampler.pnn (it lacks {', '.join(sorted({key.split('.')[0] for key in missing}))}): the "
-        "support set starts empty" + ("." if method.pnn_slow is None else ", the slow copy from the loaded weights."),
+        f"the checkpoint was trained without sampler.pnn{'' if 'pnn' in lacks else '.ema'}: "
+        f"{', '.join(starts[part] for part in lacks)}.",
         UserWarning,
         stacklevel=2,
     )
-
