@@ -55,7 +55,7 @@ def _block(work: Workspace, rows: np.ndarray, radius: float) -> tuple[np.ndarray
     """(P,) positions in ``rows``, ascending, and (P,) keys of the points in their balls, themselves included."""
     limit = float(work.points.search_distance(np.asarray(radius)))
     row, point = work.near.find(rows, np.full(len(rows), limit))
-    squared = work.distances(rows[row], point)
+    squared = work.distances(rows[row], point[:, None])[:, 0]
     inside = (squared * np.float32(work.points.factor)).astype(np.float64) < radius
     row, key = row[inside], sort_key(squared, point)[inside]
     order = np.lexsort((key, row))

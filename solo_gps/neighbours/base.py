@@ -80,13 +80,17 @@ class Candidates:
     """What a backend found for B rows.
 
     Attributes:
-        indices: (B, C) integer rows of the candidates in any order, -1 where none; the row itself may be among them.
+        indices: (B, C) integer rows of the candidates, -1 where none, best first as far as the backend knows. The row itself may
+            be among them.
         reach: (B,) float32 or float64, or ``None`` from an approximate backend. A promise: every point that is NOT among the
             candidates of a row lies at least this Euclidean distance (not squared) away from it.
+        least: (B, C) lower bound of the Euclidean distance of each candidate, or ``None``. Saves work: a candidate that cannot be
+            among the nearest is not measured.
     """
 
     indices: np.ndarray
     reach: np.ndarray | None
+    least: np.ndarray | None = None
 
 
 class SearchBackend(ABC):

@@ -34,7 +34,7 @@ def _complete(work: Workspace, rows: np.ndarray, keys: np.ndarray) -> np.ndarray
     squared, _ = unpack_key(np.where(known, last, 0))
     limit = np.where(known, work.points.search_distance(squared.astype(np.float64) * work.points.factor), np.inf)
     position, point = work.near.find(rows, limit)
-    key = sort_key(work.distances(rows[position], point), point)
+    key = sort_key(work.distances(rows[position], point[:, None])[:, 0], point)
     key[point == rows[position]] = -1
     order = np.lexsort((key, position))
     position, key = position[order], key[order]

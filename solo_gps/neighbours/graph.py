@@ -127,7 +127,7 @@ def _one_more_hop(
     for start in range(0, images, step):
         rows = np.arange(start, min(start + step, images))
         row, column = _reached_pairs(np.asarray(reached.indices[rows]), np.asarray(table.indices), images)
-        key = sort_key(distances(rows[row], column), column)
+        key = sort_key(distances(rows[row], column[:, None])[:, 0], column)
         blocks.append(rows_to_table(row, key, rows, factor, most))
     indices = np.concatenate([indices for indices, _ in blocks])
     kept = max(1, int((indices >= 0).sum(axis=1).max()))

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from solo_gps.neighbours.base import SearchBackend
+from solo_gps.neighbours.base import Candidates, SearchBackend
 from solo_gps.neighbours.complete import complete_rows
 from solo_gps.neighbours.duplicates import Groups
 from solo_gps.neighbours.prepare import Points
-from solo_gps.neighbours.rerank import Distances, sort_key, unpack_key
+from solo_gps.neighbours.rerank import sort_key, unpack_key
 from solo_gps.neighbours.workspace import Workspace
 
 _NONE = np.iinfo(np.int64).max
@@ -59,11 +59,11 @@ def candidate_keys(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(B, count) sorted keys of the best among ``asked`` candidates, and positions of the rows not proven to be exact."""
     found = backend.candidates(rows, asked)
-    keys = _keys(work.distances, rows, found.indices)[:, :count]
+    keys = _keys(work, rows, found, count)
     if not backend.exact or asked == len(work.points.exact):
         return keys, np.empty(0, np.int64)
     assert found.reach is not None, f"{type(backend).__name__} is exact but returns no reach"
-    return keys, np.flatnonzero(~_proven(work.points, keys[:, -1], found.reach))
+    return keys, np.flatnonzero(~(_limits(work.points, keys[:, -1]) < found.reach))
 
 
 def expand_groups(keys: np.ndarray, groups: Groups, factor: float, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,25 +94,34 @@ def expand_groups(keys: np.ndarray, groups: Groups, factor: float, k: int) -> tu
     return indices, distances
 
 
-def _keys(distances: Distances, rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Sorted (B, C + 1) keys of the candidates, with the row itself first whether it was found or not."""
-    block, asked = indices.shape
-    indices = indices.astype(np.int64)
-    squared = distances(np.repeat(rows, asked), np.maximum(indices, 0).reshape(-1)).reshape(block, asked)
-    keys = np.empty((block, asked + 1), np.int64)
+def _keys(work: Workspace, rows: np.ndarray, found: Candidates, count: int) -> np.ndarray:
+    """Sorted (B, count) keys of the best candidates, with the row itself first whether it was found or not."""
+    indices = found.indices.astype(np.int64)
+    # The row itself and what was not found are no candidates; any point stands in for them until they are dropped.
+    dropped = (indices < 0) | (indices == rows[:, None])
+    indices = np.where(dropped, 0, indices)
+    first = count if found.least is not None else indices.shape[1]
+    keys = np.full((len(rows), indices.shape[1] + 1), _NONE)
     keys[:, 0] = _SELF
-    keys[:, 1:] = np.where((indices < 0) | (indices == rows[:, None]), _NONE, sort_key(squared, np.maximum(indices, 0)))
+    keys[:, 1 : first + 1] = sort_key(work.distances(rows, indices[:, :first]), indices[:, :first])
+    keys[:, 1 : first + 1][dropped[:, :first]] = _NONE
+    if first < indices.shape[1] and found.least is not None:
+        keys[:, : first + 1].sort(axis=1)
+        # The rest is measured only where it may lie nearer than the last of these.
+        near = found.least[:, first:] <= _limits(work.points, keys[:, count - 1])[:, None]
+        row, column = np.nonzero(near & ~dropped[:, first:])
+        point = indices[row, column + first]
+        keys[row, column + first + 1] = sort_key(work.distances(rows[row], point[:, None])[:, 0], point)
     keys.sort(axis=1)
-    return keys
+    return np.ascontiguousarray(keys[:, :count])
 
 
-def _proven(points: Points, last: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """(B,) bool: the last key of the row lies nearer than every point that was not looked at."""
-    known = last != _NONE
-    if not known.any():
-        return known
+def _limits(points: Points, last: np.ndarray) -> np.ndarray:
+    """(B,) distance in the units of ``points.search`` within which the point of the (B,) keys lies; infinite without one."""
+    known = (last != _NONE) & (last != _SELF)
     squared, _ = unpack_key(np.where(known, last, 0))
-    return known & (points.search_distance(squared.astype(np.float64) * points.factor) < reach)
+    limits = points.search_distance(squared.astype(np.float64) * points.factor)
+    return np.where(known, limits, np.where(last == _SELF, points.slack, np.inf))
 
 
 def _unpack_into(keys: np.ndarray, factor: float, indices: np.ndarray, distances: np.ndarray) -> None:

@@ -12,8 +12,8 @@ from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours.duplicates import Groups, group_duplicates
 
 SPACES = ("euclidean", "cosine")
-# Squared distances are float32 in the table: (2 * 4e18) squared still fits, and differences below 1e-15 would vanish.
-LARGEST_NORM = 4e18
+# Squared distances are float32 in the table: (2 * 9e18) squared still fits, and differences below 1e-15 would vanish.
+LARGEST_NORM = 9e18
 SMALLEST_SPREAD = 1e-15
 _CHUNK_BYTES = 16 << 20
 
@@ -105,16 +105,18 @@ def _check(array: np.ndarray) -> float:
         raise DataError(f"embeddings: neighbours need at least 2 images, got {len(array)}.")
     largest = 0.0
     for start, block in chunks(array):
-        finite = np.isfinite(block)
-        if not finite.all():
+        wide = block.astype(np.float64)
+        squared = np.einsum("nd,nd->n", wide, wide)
+        if not np.isfinite(squared).all():
+            finite = np.isfinite(block)
             row, column = np.argwhere(~finite)[0]
             rows = int((~finite).any(axis=1).sum())
             raise DataError(
-                f"embeddings[{start + row}, {column}] is {block[row, column]}: wanted finite values ({rows} of "
-                f"rows {start} to {start + len(block) - 1} are not). Mend the encoder, or drop these images."
+                f"embeddings[{start + row}, {column}] is {block[row, column]}: wanted finite values; {rows} of rows {start} to "
+                f"{start + len(block) - 1} hold others. Mend the encoder, or drop these images."
             )
-        largest = max(largest, float(np.sqrt(np.square(block, dtype=np.float64).sum(axis=1).max())))
-    return largest
+        largest = max(largest, float(squared.max()))
+    return largest**0.5
 
 
 def _unit_rows(array: np.ndarray) -> np.ndarray:
@@ -135,17 +137,18 @@ def _centred(exact: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Returns ``exact`` centred and scaled by a power of two, the scale, and the slack of distances."""
     mean = np.zeros(exact.shape[1])
     for _, block in chunks(exact):
-        mean += block.sum(axis=0, dtype=np.float64) / len(exact)
+        mean += np.add.reduce(block, axis=0, dtype=np.float64) / len(exact)
+    search = np.empty(exact.shape, np.float32)
     largest = 0.0
-    for _, block in chunks(exact):
-        largest = max(largest, float(np.sqrt(np.square(block - mean).sum(axis=1).max())))
+    for start, block in chunks(exact):
+        piece = search[start : start + len(block)]
+        piece[...] = block - mean
+        largest = max(largest, float(np.einsum("nd,nd->n", piece, piece).max()) ** 0.5)
     if len(exact) > 1 and largest < SMALLEST_SPREAD:
         raise DataError(
             f"embeddings differ from their mean by at most {largest:.3g}: squared distances vanish in float32. Scale them up."
         )
     scale = 2.0 ** -np.ceil(np.log2(largest) + 1e-6) if largest else 1.0
-    search = np.empty(exact.shape, np.float32)
-    for start, block in chunks(exact):
-        search[start : start + len(block)] = (block - mean) * scale
+    search *= np.float32(scale)
     # Each row is rounded once, by at most 2^-24 of its norm (below 1); two rows a distance, doubled for the norms' own rounding.
     return search, float(scale), 2.0**-22

@@ -7,10 +7,10 @@ is not. Its relative error is at most about (log2 D + 3) * 2^-24, better than a 
 
 from __future__ import annotations
 
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ class Distances(Protocol):
     """Squared Euclidean distances between pairs of a fixed set of points."""
 
     def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Returns (P,) float32 for two (P,) integer arrays of points."""
+        """Returns (B, C) float32 distances of (B,) points to (B, C) others, both integers."""
 
 
 def distances_between(points: np.ndarray, device: str) -> Distances:
@@ -35,30 +35,37 @@ def distances_between(points: np.ndarray, device: str) -> Distances:
 
 
 class HostDistances:
-    """NumPy, one thread for each core: torch's own threads cost more than they bring on blocks that fit a cache."""
+    """NumPy, one thread for each of torch's: torch's own threads cost more than they bring on blocks that fit a cache."""
 
     def __init__(self, points: np.ndarray) -> None:
         self.points = points
 
     def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """See :class:`Distances`."""
-        out = np.empty(len(rows), np.float32)
-        block = max(1, _HOST_BLOCK // self.points.shape[1])
-
-        def fill(start: int) -> None:
-            piece = slice(start, start + block)
-            difference = np.take(self.points, columns[piece], axis=0).astype(np.float32, copy=False)
-            difference -= np.take(self.points, rows[piece], axis=0)
-            difference *= difference
-            out[piece] = _folded_sum(difference)
-
-        starts = range(0, len(rows), block)
-        if len(starts) < 2:
-            for start in starts:
-                fill(start)
-        else:
-            list(_pool().map(fill, starts))
+        out = np.empty(columns.shape, np.float32)
+        threads = _threads()
+        if out.size * self.points.shape[1] < _HOST_BLOCK or threads == 1:
+            self._fill(rows, columns, out)
+            return out
+        cuts = [len(rows) * part // threads for part in range(threads + 1)]
+        pieces = [slice(start, stop) for start, stop in pairwise(cuts)]
+        list(_pool(threads).map(lambda piece: self._fill(rows[piece], columns[piece], out[piece]), pieces))
         return out
+
+    def _fill(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+        count, width = columns.shape[1], self.points.shape[1]
+        step = max(1, _HOST_BLOCK // max(1, count * width))
+        room = np.empty((min(step, len(rows)) * count, width), self.points.dtype)
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            flat = columns[piece].reshape(-1)
+            others = np.take(self.points, flat, axis=0, out=room[: len(flat)], mode="clip").astype(
+                np.float32, copy=False
+            )
+            difference = others.reshape(-1, count, width)
+            difference -= self.points[rows[piece], None]
+            others *= others
+            out[piece] = _folded_sum(others).reshape(-1, count)
 
 
 class CudaDistances:
@@ -72,22 +79,16 @@ class CudaDistances:
         """See :class:`Distances`."""
         import torch
 
-        pairs = [torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device) for a in (rows, columns)]
-        return self.on_device(*pairs).cpu().numpy()
-
-    def on_device(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """(P,) float32 for two (P,) int64 tensors on the device."""
-        import torch
-
-        out = torch.empty(len(rows), dtype=torch.float32, device=self.device)
-        block = max(1, _CUDA_BLOCK // self.points.shape[1])
-        for start in range(0, len(rows), block):
-            piece = slice(start, start + block)
-            difference = self.points.index_select(0, columns[piece]).float()
-            difference -= self.points.index_select(0, rows[piece]).float()
+        at, others = (torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device) for a in (rows, columns))
+        out = torch.empty(others.shape, dtype=torch.float32, device=self.device)
+        step = max(1, _CUDA_BLOCK // max(1, others.shape[1] * self.points.shape[1]))
+        for start in range(0, len(at), step):
+            piece = slice(start, start + step)
+            difference = self.points[others[piece]].float()
+            difference -= self.points[at[piece], None].float()
             difference *= difference
-            out[piece] = _folded_sum(difference)
-        return out
+            out[piece] = _folded_sum(difference.view(-1, self.points.shape[1])).view(-1, others.shape[1])
+        return out.cpu().numpy()
 
 
 def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
@@ -127,7 +128,12 @@ def _folded_sum(values: Any) -> Any:
     return values[0]
 
 
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(cores, 16), thread_name_prefix="solo-gps-distances")
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+@lru_cache(maxsize=2)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="solo-gps-distances")

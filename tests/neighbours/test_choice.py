@@ -1,0 +1,173 @@
+"""Which backend is chosen, what is said about it, configuration files, and what an import costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from solo_gps.errors import ConfigError, UnknownNameError
+from solo_gps.interfaces import Embeddings
+from solo_gps.neighbours import device, find, register_search_backends
+from solo_gps.neighbours.base import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.choose import choose_backend
+from solo_gps.neighbours.device import Faiss, faiss_missing
+from solo_gps.neighbours.duplicates import duplicate_report, group_duplicates
+from solo_gps.neighbours.resolve import resolve_search
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "search"
+ABSENT = Faiss(version=None, package="another build", gpus=0, cagra=False, reason="No module named 'faiss'")
+
+
+def embeddings(images=50):
+    array = np.random.default_rng(0).standard_normal((images, 4)).astype(np.float32)
+    return Embeddings(array=array, fingerprint="f", folder=None, space="euclidean")
+
+
+@pytest.fixture
+def without_faiss(monkeypatch):
+    for module in ("device", "choose"):
+        monkeypatch.setattr(f"solo_gps.neighbours.{module}.find_faiss", lambda: ABSENT)
+
+
+@pytest.fixture
+def with_faiss(monkeypatch):
+    there = Faiss(version="1.14.3", package="faiss-cpu", gpus=0, cagra=False, reason="")
+    for module in ("device", "choose"):
+        monkeypatch.setattr(f"solo_gps.neighbours.{module}.find_faiss", lambda: there)
+
+
+def choose(images, columns, radius=None, **keys):
+    return choose_backend(SearchConfig(device="cpu", **keys), images=images, columns=columns, radius=radius)
+
+
+def test_small_sets_are_exact(caplog, with_faiss):
+    with caplog.at_level(logging.INFO, "solo_gps"):
+        assert choose(50_000, 512).config.backend == "torch"
+    assert "backend torch for N=50000, D=512: exact on the CPU" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_large_sets_are_approximate_on_a_cpu(caplog, with_faiss):
+    with caplog.at_level(logging.INFO, "solo_gps"):
+        assert choose(1_281_167, 768).config.backend == "faiss_ivf"
+    assert "too many for an exact search" in caplog.text
+    assert choose(1_281_167, 768, radius=1.0).exact
+
+
+def test_a_fallback_is_a_warning_with_the_reason(caplog, without_faiss):
+    with caplog.at_level(logging.WARNING, "solo_gps"):
+        assert choose(1_281_167, 768).config.backend == "torch"
+    assert "No module named 'faiss'" in caplog.text
+    assert "solo-gps[cpu]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("backend", "extra"), [("faiss", "cpu"), ("faiss_ivf", "cpu"), ("faiss_hnsw", "cpu"), ("faiss_gpu", "gpu")]
+)
+def test_a_backend_that_is_not_installed_names_its_extra(backend, extra, without_faiss):
+    with pytest.raises(ConfigError, match=rf"search.backend={backend}: .*pip install 'solo-gps\[{extra}\]'"):
+        find(embeddings(), {"backend": backend}, k=3)
+
+
+def test_faiss_without_gpu_or_cagra_is_named(monkeypatch):
+    monkeypatch.setattr(
+        device, "find_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason="")
+    )
+    assert "Uninstall faiss-cpu" in faiss_missing("faiss_gpu", gpu=True)
+    monkeypatch.setattr(
+        device, "find_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason="")
+    )
+    assert faiss_missing("faiss_gpu", gpu=True) is None
+    assert "cuVS" in faiss_missing("faiss_cagra", gpu=True, cagra=True)
+    both = Faiss(version="1.14", package="faiss-cpu and faiss-gpu", gpus=2, cagra=False, reason="")
+    monkeypatch.setattr(device, "find_faiss", lambda: both)
+    assert "overwrite each other" in faiss_missing("faiss")
+
+
+def test_cuda_without_a_gpu():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=r"search.device=cuda.*sees no GPU"):
+        resolve_search({"device": "cuda"})
+
+
+def test_resolve_checks_names():
+    assert resolve_search(None) == SearchConfig()
+    assert resolve_search(OmegaConf.create({"backend": "torch"})).backend == "torch"
+    with pytest.raises(UnknownNameError, match="Did you mean 'torch'"):
+        resolve_search({"backend": "torhc"})
+    with pytest.raises(ConfigError, match="solo-gps doctor"):
+        resolve_search("torch")
+
+
+def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
+    class Farthest(SearchBackend):
+        """Returns the worst candidates with an honest reach: the core must complete every row."""
+
+        def fit(self, points):
+            self.points = points
+
+        def candidates(self, rows, count):
+            distances = np.linalg.norm(self.points[rows, None] - self.points[None], axis=2)
+            worst = np.argsort(-distances, axis=1)[:, :count]
+            return Candidates(indices=worst, reach=np.zeros(len(rows)))
+
+    known = {**register_search_backends(), "farthest": Farthest}
+    monkeypatch.setattr("solo_gps.plugins.registered", lambda hook: known)
+    ours = find(embeddings(), {"backend": "farthest"}, k=5)
+    assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist()
+
+
+@pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
+def test_config_file_lists_every_key_with_the_default(name):
+    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert node == {**dataclasses.asdict(SearchConfig()), "backend": name}
+
+
+def test_every_field_is_explained():
+    source = Path(sys.modules[SearchConfig.__module__].__file__).read_text()
+    lines = source.splitlines()
+    for field in dataclasses.fields(SearchConfig):
+        number = next(n for n, line in enumerate(lines) if line.startswith(f"    {field.name}:"))
+        assert lines[number + 1].startswith('    """'), field.name
+
+
+def test_registering_imports_nothing_heavy():
+    code = (
+        "import sys, solo_gps.neighbours as n; n.register_search_backends(); "
+        "print([m for m in ('torch', 'faiss', 'scipy', 'sklearn', 'igraph') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_duplicates_are_reported(caplog):
+    array = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float32)
+    array[[5, 9, 30]] = array[2]
+    array[11] = array[10]
+    report = duplicate_report(group_duplicates(array))
+    assert (report.images, report.groups, report.largest) == (6, 2, 4)
+    assert report.examples == ((2, 5, 9, 30), (10, 11))
+    with caplog.at_level(logging.WARNING, "solo_gps"):
+        find(Embeddings(array=array, fingerprint="f", folder=None, space="euclidean"), k=2)
+    assert "6 images in 2 groups of exact duplicates (largest 4)" in caplog.text
+    assert str(duplicate_report(group_duplicates(array[:2]))) == "no exact duplicates"
+
+
+def test_groups_of_duplicates_against_unique():
+    rng = np.random.default_rng(2)
+    for dtype in (np.float32, np.float16):
+        array = rng.integers(-1, 2, (5000, 5)).astype(dtype)
+        groups = group_duplicates(array)
+        _, first, inverse = np.unique(array, axis=0, return_index=True, return_inverse=True)
+        assert groups.first.tolist() == sorted(first.tolist())
+        assert (first[inverse.reshape(-1)] == groups.first[groups.group_of]).all()
