@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from solo_gps import __version__
+from solo_gps.cache_commands import add_cache_commands
 from solo_gps.errors import SoloGpsError
 
 PRETRAIN_HELP = """\
@@ -59,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for images, cache and results")
     demo.add_argument("--epochs", type=int, default=None, help="epochs of each run; default: the recipe's")
     demo.set_defaults(run=_demo)
+    cache = commands.add_parser(
+        "cache", help="build, list, show, verify and remove caches of embeddings", epilog="example: solo-gps cache list"
+    )
+    add_cache_commands(cache)
     doctor = commands.add_parser(
         "doctor", help="what is installed, and whether the switch works", epilog="example: solo-gps doctor"
     )

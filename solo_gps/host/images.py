@@ -19,11 +19,11 @@ from solo_gps.plugins import registered
 
 
 class HostImages:
-    """Raw images of an indexed dataset of solo-learn; its items are ``(index, image, target)`` once the transform is off.
+    """Raw images of a dataset whose items end in ``(image, target)`` once its transform is off.
 
     Args:
-        dataset: Dataset made by solo-learn's ``dataset_with_index``. It is not changed: a shallow copy, which shares the data,
-            goes without a transform.
+        dataset: Dataset of solo-learn or torchvision. It is not changed: a shallow copy, which shares the data, goes without a
+            transform.
         labels: (N,) class of each image, or ``None``.
         content: Yields one entry of bytes an image (see :class:`solo_gps.interfaces.ImageSet`).
     """
@@ -48,7 +48,7 @@ class HostImages:
 
     def item(self, index: int) -> tuple[Image, int]:
         """The decoded RGB image of ``index`` and its target, by one read of the host's dataset."""
-        _, image, target = self._raw[index]
+        *_, image, target = self._raw[index]
         return image, target
 
     def content(self) -> Iterator[bytes]:

@@ -95,8 +95,9 @@ def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, rec
 
 @pytest.mark.skipif("mae" not in HOST.methods, reason="mae came with solo-learn 1.0.6")
 def test_mae_is_refused(recipe):
-    with pytest.raises(RefusedMethodError, match="'gps' cannot act on method 'mae'"), solo_gps.activate(
-        recipe("mae", sampler=GPS)
+    with (
+        pytest.raises(RefusedMethodError, match="'gps' cannot act on method 'mae'"),
+        solo_gps.activate(recipe("mae", sampler=GPS)),
     ):
         pass
 

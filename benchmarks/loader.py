@@ -1,0 +1,147 @@
+"""DataLoader throughput, guided against plain: in-memory images, and JPEG folders where the extra cost is one decode.
+
+    python benchmarks/loader.py                      # in-memory images and JPEG files that it writes itself
+    python benchmarks/loader.py --folder data/train  # your own class folders
+
+Each pair of loaders runs in turn, several times; the table gives medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines
+from solo_gps.host.images import HostImages, host_images
+from solo_gps.interfaces import Pairs
+
+
+class Crops:
+    """The host's form of a transform: pipelines, each with a number of crops."""
+
+    def __init__(self, transform, num_crops):
+        self.transform, self.num_crops = transform, num_crops
+        self.transforms = [self]
+
+    def __call__(self, image):
+        return [self.transform(image) for _ in range(self.num_crops)]
+
+
+class InMemory(Dataset):
+    """CIFAR's form: an array of decoded images."""
+
+    def __init__(self, images, transform):
+        self.data, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        image = Image.fromarray(self.data[index])
+        return index, image if self.transform is None else self.transform(image), 0
+
+
+class IndexedFolder(ImageFolder):
+    def __getitem__(self, index):
+        return (index, *super().__getitem__(index))
+
+
+def strong(size):
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            transforms.RandomGrayscale(0.2),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
+    )
+
+
+def weak(size):
+    return transforms.Compose([transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+
+
+def guided(dataset, images):
+    n = len(dataset)
+    positives = np.random.default_rng(0).permutation(n).astype(np.int32)
+    pairs = Pairs(anchors=np.arange(n, dtype=np.int32), positives=positives)
+    return GuidedDataset(images, crop_pipelines(dataset.transform), [False, True], pairs)
+
+
+def seconds(loader):
+    started = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - started
+
+
+def decode_seconds(images, count):
+    started = time.perf_counter()
+    for index in range(count):
+        images.image(index).load()
+    return (time.perf_counter() - started) / count
+
+
+def compare(name, dataset, images, repeats, workers):
+    plain = DataLoader(dataset, batch_size=256, num_workers=workers)
+    ours = GuidedLoader(guided(dataset, images), batch_size=256, num_workers=workers)
+    times = {"plain": [], "guided": []}
+    for _ in range(repeats):
+        times["plain"].append(seconds(plain))
+        times["guided"].append(seconds(ours))
+    n = len(dataset)
+    a, b = (statistics.median(times[key]) / n for key in ("plain", "guided"))
+    decode = decode_seconds(images, min(n, 1000)) / max(1, workers)
+    ratios = [guided / plain for plain, guided in zip(times["plain"], times["guided"], strict=True)]
+    print(
+        f"{name:<34}{1 / a:>10,.0f}{1 / b:>10,.0f}{statistics.median(ratios):>9.3f}{1e6 * (b - a):>12,.0f}{1e6 * decode:>12,.0f}"
+    )
+
+
+def write_jpegs(folder, count, size):
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        coarse = rng.integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8)
+        file = folder / "images" / f"{index:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(file, quality=90)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'images / s':<34}{'plain':>10}{'guided':>10}{'ratio':>9}{'extra us':>12}{'decode us':>12}")
+    memory = np.random.default_rng(0).integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
+    for augmentation in (weak, strong):
+        dataset = InMemory(memory, Crops(augmentation(32), 2))
+        images = HostImages(dataset, None, lambda: iter(()))
+        compare(f"in memory 32, {augmentation.__name__}", dataset, images, options.repeats, options.workers)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder
+        if folder is None:
+            folder = Path(scratch)
+            write_jpegs(folder, options.images // 8, 256)
+        for augmentation in (weak, strong):
+            dataset = IndexedFolder(folder, Crops(augmentation(64), 2))
+            name = f"JPEG folder, {augmentation.__name__}"
+            compare(name, dataset, host_images(dataset), options.repeats, options.workers)
+
+
+if __name__ == "__main__":
+    main()

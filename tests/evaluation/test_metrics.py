@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from solo_gps.errors import DataError
+from solo_gps.evaluation.metrics import knn_accuracy, pair_purity, table_purity
+from solo_gps.interfaces import NeighbourTable
+
+
+def test_pair_purity_by_hand():
+    labels = np.array([0, 0, 1, -1])
+    # 0 -> 1 same; 1 -> 2 other; 2 -> 2 not guided; 3 -> 0 not judged (label unknown)
+    share, purity = pair_purity(np.array([0, 1, 2, 3]), np.array([1, 2, 2, 0]), labels)
+    assert (share, purity) == (0.75, 0.5)
+
+
+def test_pair_purity_without_a_judged_pair_is_nan():
+    share, purity = pair_purity(np.arange(3), np.arange(3), np.zeros(3, int))
+    assert share == 0
+    assert math.isnan(purity)
+
+
+def test_table_purity_by_hand():
+    table = NeighbourTable(indices=np.array([[1, 2], [0, -1], [0, 1]], np.int32), distances=np.zeros((3, 2), np.float32))
+    # judged: 0-1 same, 0-2 other, 1-0 same, 2-0 other, 2-1 other
+    assert table_purity(table, np.array([5, 5, 6])) == pytest.approx(2 / 5)
+
+
+def test_knn_accuracy_by_hand():
+    train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    test = np.array([[5.0, 0.1], [0.1, 7.0], [3.0, 0.0]])
+    assert knn_accuracy(train, np.array([0, 0, 1, 1]), test, np.array([0, 1, 1]), k=2) == pytest.approx(2 / 3)
+
+
+def test_knn_needs_as_many_features_as_votes():
+    with pytest.raises(DataError, match="k=3 neighbours of 2"):
+        knn_accuracy(np.eye(2), np.arange(2), np.eye(2), np.arange(2), k=3)

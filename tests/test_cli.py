@@ -1,0 +1,110 @@
+"""The command as typed: exit codes, one clear line, and a real guided training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from solo_gps import cli
+from solo_gps.host.recipes import recipe_names
+
+ROOT = Path(__file__).parents[1]
+
+
+def solo_gps(*arguments, cwd):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "solo_gps.cli", *arguments], capture_output=True, text=True, cwd=cwd, env=environ
+    )
+
+
+def small(digits):
+    return [
+        f"data.train_path={digits / 'train'}",
+        "max_epochs=1",
+        "optimizer.batch_size=16",
+        "data.num_workers=0",
+        "accelerator=cpu",
+        "+enable_progress_bar=False",
+    ]
+
+
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["demo"], ["doctor"], ["cache"]])
+def test_every_command_has_help_with_an_example(command, capsys):
+    try:
+        code = cli.main([*command, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    assert "example" in capsys.readouterr().out
+
+
+def test_recipes_are_listed(capsys):
+    assert cli.main(["pretrain", "--list"]) == 0
+    assert capsys.readouterr().out.split() == recipe_names()
+
+
+def test_an_unknown_recipe_is_one_line(capsys):
+    assert cli.main(["pretrain", "--config-name", "simclr_digit"]) == 1
+    error = capsys.readouterr().err
+    assert "unknown recipe 'simclr_digit'" in error
+    assert "Did you mean 'simclr_digits'?" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.host
+def test_doctor_says_what_is_there(tmp_path):
+    done = solo_gps("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("solo-learn: 1.0.", "samplers: gps", "ready: add +sampler=gps"):
+        assert word in done.stdout
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("own_folder", [False, True])
+def test_pretrain_trains_guided_by_name_and_from_a_folder_of_ones_own(own_folder, digits, tmp_path):
+    where = []
+    if own_folder:
+        (tmp_path / "mine").mkdir()
+        recipe = (ROOT / "configs" / "recipe" / "simclr_digits.yaml").read_text()
+        (tmp_path / "mine" / "simclr_digits.yaml").write_text(recipe)
+        where = ["--config-path", "mine"]
+    done = solo_gps(
+        "pretrain", *where, "--config-name", "simclr_digits", *small(digits), "+sampler=gps", "sampler.gps.k=3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gps on simclr" in done.stderr
+    assert "gps: balls of 3 to 3 images, 0 of 48 empty" in done.stderr
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+sampler=gps", "sampler.gps.k=4800"], "k=4800"),
+        (["+sampler=gps", "+sampler.gps.kk=3"], "Did you mean 'k'?"),
+        (["+sampler=gps", "method=simlcr"], "Did you mean 'simclr'?"),
+        (["+sampler=gps", "data.train_path=nowhere"], "no such folder"),
+        (["+sampler={gsp: {}}"], "Did you mean 'gps'?"),
+        (["+sampler=gsp"], "sampler/gsp"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_error_and_nothing_written(overrides, message, digits, tmp_path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = solo_gps("pretrain", "--config-name", "simclr_digits", *small(digits), *overrides, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in tmp_path.iterdir()} - set(before)
+    assert left <= {"prior-cache"}
+
+
+def test_config_path_is_relative_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rest, path, name = cli._absolute_config_path(["--config-path", "recipes", "--config-name=x", "+sampler=gps", "-m"])
+    assert rest == ["--config-path", str(tmp_path / "recipes"), "--config-name", "x", "+sampler=gps", "-m"]
+    assert (path, name) == ("recipes", "x")

@@ -1,0 +1,157 @@
+"""The plugin manager: every hook is specified, documented and reached; a misspelt one fails loudly."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pluggy
+import pytest
+
+from solo_gps import hookimpl, hookspecs, plugins
+from solo_gps.errors import ConfigError, UnknownNameError
+
+HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
+DOCS = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
+
+
+@pytest.fixture
+def manager():
+    manager = plugins.plugin_manager()
+    before = set(manager.get_plugins())
+    yield manager
+    for plugin in set(manager.get_plugins()) - before:
+        manager.unregister(plugin)
+
+
+def test_there_are_hooks():
+    assert {"register_samplers", "wrap_dataset", "wrap_method", "on_table_built", "on_epoch_pairs"} <= set(HOOKS)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_documented_with_its_exact_signature(hook):
+    names = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
+    assert f"### {hook}({names})" in DOCS
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_typed(hook):
+    signature = inspect.signature(getattr(hookspecs, hook))
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in signature.parameters.values())
+
+
+def test_the_built_ins_are_ordinary_plugins(manager):
+    assert {name for name, _ in manager.list_name_plugin()} >= set(plugins.BUILTIN_PLUGINS)
+
+
+def test_a_misspelt_hook_is_found():
+    class Misspelt:
+        @hookimpl
+        def register_sampler(self):
+            return {}
+
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(Misspelt())
+    with pytest.raises(pluggy.PluginValidationError, match="register_sampler"):
+        manager.check_pending()
+
+
+def test_two_plugins_of_one_name_are_refused(manager):
+    class Other:
+        @hookimpl
+        def register_samplers(self):
+            return {"gps": int}
+
+    manager.register(Other())
+    with pytest.raises(ConfigError, match="two plugins register 'gps'"):
+        plugins.registered("register_samplers")
+
+
+def test_lookup_suggests_the_closest_name():
+    with pytest.raises(UnknownNameError, match=r"unknown sampler 'gsp'.*Did you mean 'gps'\?"):
+        plugins.lookup("register_samplers", "sampler", "gsp")
+
+
+@pytest.mark.host
+def test_wrap_and_watch_hooks_are_reached_in_training(manager, recipe, train):
+    from torch.utils.data import Dataset
+
+    seen = {"tables": [], "epochs": [], "items": 0, "steps": 0}
+
+    class Counted(Dataset):
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, item):
+            seen["items"] += 1
+            return self.dataset[item]
+
+    class Watcher:
+        @hookimpl
+        def wrap_dataset(self, dataset, cfg):
+            assert cfg.method == "simclr"
+            return Counted(dataset)
+
+        @hookimpl
+        def wrap_method(self, method, cfg):
+            class Watched(method):
+                def training_step(self, batch, batch_idx):
+                    seen["steps"] += 1
+                    return super().training_step(batch, batch_idx)
+
+            return Watched
+
+        @hookimpl
+        def on_table_built(self, sampler, table, labels):
+            seen["tables"].append((sampler, table.indices.shape, len(labels)))
+
+        @hookimpl
+        def on_epoch_pairs(self, epoch, pairs, labels):
+            seen["epochs"].append((epoch, len(pairs.anchors)))
+
+    manager.register(Watcher())
+    train(recipe(max_epochs=2, sampler={"gps": {"k": 3}}, prior={"name": "pixels"}))
+    assert seen == {"tables": [("gps", (48, 3), 48)], "epochs": [(0, 48), (1, 48)], "items": 96, "steps": 12}
+
+
+@pytest.mark.host
+def test_a_plugins_dataset_reader_is_used(manager):
+    import numpy as np
+    from PIL import Image
+
+    from solo_gps.errors import DataError
+    from solo_gps.host.images import host_images
+
+    class Noise:
+        def __len__(self):
+            return 2
+
+    class Reader:
+        @hookimpl
+        def register_datasets(self):
+            return {Noise.__qualname__: Images}
+
+    class Images:
+        labels = np.zeros(2, np.int64)
+
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def image(self, index):
+            return Image.new("RGB", (1, 1))
+
+        def content(self):
+            yield from (b"a", b"b")
+
+    with pytest.raises(DataError, match="register_datasets"):
+        host_images(Noise())
+    manager.register(Reader())
+    assert len(host_images(Noise())) == 2
