@@ -144,12 +144,12 @@ def peak(options: argparse.Namespace) -> None:
     print(json.dumps(used))
 
 
-def label_purity(embeddings: Any, labels: np.ndarray, k: int = 10) -> float:
+def label_purity(embeddings: Any, labels: np.ndarray, space: str, k: int = 10) -> float:
     """Share of the k nearest neighbours with the anchor's label."""
     import torch
 
     rows = torch.from_numpy(np.array(embeddings.array, dtype=np.float32))
-    if embeddings.space == "cosine":
+    if space == "cosine":
         rows = torch.nn.functional.normalize(rows, dim=1)
     distances = torch.cdist(rows, rows).fill_diagonal_(float("inf"))
     nearest = distances.topk(k, largest=False).indices.numpy()
@@ -160,17 +160,19 @@ def purity(options: argparse.Namespace) -> None:
     from solo_gps.prior import embed
 
     print(f"label purity of the 10 nearest neighbours, {device_name()}")
-    print("| prior | space | photos | seconds | digits | seconds |\n|---|---|---|---|---|---|")
+    print(
+        "| prior | photos, euclidean | cosine | seconds | digits, euclidean | cosine | seconds |\n|---|---|---|---|---|---|---|"
+    )
     for name in options.priors:
-        for space in ("euclidean", "cosine"):
-            cells = [name, space]
-            for images in (Folder(options.images, options.count), Digits()):
-                with tempfile.TemporaryDirectory() as folder:
-                    started = time.perf_counter()
-                    embeddings = embed(images, {"name": name, "space": space, "cache_dir": folder})
-                    seconds = time.perf_counter() - started
-                    cells += [f"{label_purity(embeddings, images.labels):.3f}", f"{seconds:.1f}"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+        cells = [name]
+        for images in (Folder(options.images, options.count), Digits()):
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                embeddings = embed(images, {"name": name, "cache_dir": folder})
+                seconds = time.perf_counter() - started
+                cells += [f"{label_purity(embeddings, images.labels, space):.3f}" for space in ("euclidean", "cosine")]
+                cells.append(f"{seconds:.1f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def device_name() -> str:

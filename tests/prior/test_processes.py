@@ -46,34 +46,39 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(digit_images: An
     """kill -9 during a build of 10,000 images: fitting, embedding, hashing and renaming are all hit."""
     images = many_digits(digit_images, 10_000)
     prior = {"name": "pca", "image_size": 8, "dimensions": 32, "batch_size": 64, "num_workers": 0, "fit_images": 2000}
-    started = time.monotonic()
     wanted = embed(images, {**prior, "cache_dir": str(tmp_path / "undisturbed")})
-    length = time.monotonic() - started
     assert wanted.folder is not None
     moments = random.Random(0)
-    kills, resumed, rounds = 0, 0, 0
-    while kills < 20 or rounds == 0:
+    kills: list[int] = []
+    rounds = 0
+    while len(kills) < 20:
         rounds += 1
         root = tmp_path / f"killed-{rounds}"
         folder = root / wanted.fingerprint
         while not folder.exists():
             process = fork.Process(target=run_quietly, args=(images, {**prior, "cache_dir": str(root)}))
             process.start()
-            if kills < 20:
-                process.join(moments.uniform(0, 0.6 * length))
-            else:
-                process.join()
-            if process.is_alive():
-                assert process.pid is not None
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                kills += 1
-                resumed += any(root.glob("*.partial/finished-0.jsonl"))
-            else:
-                assert process.exitcode == 0
+            if wait_for_progress(process, folder, moments):
+                os.kill(process.pid or 0, signal.SIGKILL)
+                kills.append(finished_blocks(folder))
+            process.join()
         assert contents(folder) == contents(wanted.folder)
         assert verify(folder.name, str(root)) == []
-    assert resumed >= 5, "the kills came while blocks were being written"
+    assert sum(count > 0 for count in kills) >= 10, "the kills came while blocks were being written"
+
+
+def finished_blocks(folder: Path) -> int:
+    journal = folder.with_name(f"{folder.name}.partial") / "finished-0.jsonl"
+    return journal.read_bytes().count(b"]") if journal.is_file() else 0
+
+
+def wait_for_progress(process: Any, folder: Path, moments: random.Random) -> bool:
+    """Waits for a random number of further blocks and a random moment more; returns whether the process still runs."""
+    wanted = finished_blocks(folder) + moments.choice([0, 1, 5, 20, 60])
+    while process.is_alive() and not folder.exists() and finished_blocks(folder) < wanted:
+        time.sleep(0.001)
+    process.join(moments.uniform(0, 0.05))
+    return bool(process.is_alive())
 
 
 def ask(images: Any, prior: dict[str, Any], barrier: Any, answers: Any) -> None:
