@@ -119,7 +119,7 @@ def _dino_clip(original: Callable[..., None]) -> Callable[..., None]:
 def _whiten(self: Any, x: torch.Tensor) -> torch.Tensor:
     """Whitens by the Cholesky factor of the covariance (https://arxiv.org/abs/2007.06346, section 3), in float32.
 
-    ``torch.cholesky`` and ``torch.triangular_solve``, which the original calls, are gone from torch.
+    The original calls ``torch.cholesky``, which torch has removed, and ``torch.triangular_solve``, which it has deprecated.
 
     Args:
         self: The ``Whitening2d`` layer; its ``eps`` shrinks the covariance towards the identity.
