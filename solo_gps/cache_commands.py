@@ -55,7 +55,7 @@ def _build(options: argparse.Namespace) -> int:
         images = host_images(ImageFolder(options.folder))
     except FileNotFoundError as error:
         raise DataError(f"{str(options.folder)!r}: wanted images in class folders; {error}") from error
-    embeddings = embed(images, prior)
+    embeddings = embed(images, prior, together=True)
     if options.k is not None:
         find(embeddings, None, k=options.k)
     print(embeddings.folder)

@@ -69,7 +69,7 @@ def batches(
     num_workers: int,
     device: torch.device,
 ) -> Iterator[torch.Tensor]:
-    """Yields one stacked batch for each list of indices, in order.
+    """Starts the workers, and returns one stacked batch for each list of indices, in order.
 
     Args:
         images: Preprocessed images.
@@ -77,8 +77,11 @@ def batches(
         num_workers: Worker processes, 0 to work in this one.
         device: Where batches go; the transfer overlaps the work on CUDA.
 
-    Yields:
-        (B, ...) tensors on ``device``.
+    Returns:
+        Iterator over (B, ...) tensors on ``device``.
+
+    Raises:
+        DataError: While iterating: an image cannot be read.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -97,8 +100,17 @@ def batches(
         generator=torch.Generator(),
         **options,
     )
-    for batch in loader:
-        yield batch.to(device, non_blocking=cuda)
+    return _on_device(iter(loader), device)
+
+
+def _on_device(loaded: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+    try:
+        for batch in loaded:
+            yield batch.to(device, non_blocking=device.type == "cuda")
+    except DataError as error:
+        # One raised in a worker carries that worker's traceback; its last line is the error.
+        message = str(error).strip().splitlines()[-1]
+        raise DataError(message.removeprefix(f"{DataError.__module__}.{DataError.__qualname__}: ")) from error
 
 
 def consecutive(count: int, batch_size: int) -> list[range]:

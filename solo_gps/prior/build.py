@@ -164,12 +164,14 @@ def _embed_blocks(images: ImageSet, encoder: Encoder, partial: Partial, blocks: 
     count = sum(map(len, blocks))
     workers = worker_count(encoder.config.num_workers, count)
     done = partial.shape[0] - count if ranks.world == 1 else 0
+    # Before the thread of the writer: forking workers from a process with threads is not safe.
+    loaded = _loaded(images, encoder, blocks, workers)
     with (
         partial,
         _Writer(partial, encoder.config.name) as writer,
         Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
     ):
-        for block, batch in zip(blocks, _loaded(images, encoder, blocks, workers), strict=True):
+        for block, batch in zip(blocks, loaded, strict=True):
             writer.put(block.start, _forward(encoder, batch))
             progress.update(len(block))
 

@@ -11,6 +11,8 @@ from solo_gps.prior.resolve import check_not_empty, device_of, resolve_prior
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from solo_gps.encoders.base import Encoder
     from solo_gps.interfaces import Embeddings, ImageSet
     from solo_gps.prior.ranks import Ranks
@@ -43,14 +45,26 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
     check_not_empty(len(images))
     encoder = resolve_prior(prior, len(images))
     device = device_of(encoder.config.device)
-    with preserved_generators(device):
-        encoder.load(device)
-        if not together:
-            return _find_or_build(images, encoder)
-        from solo_gps.prior.ranks import torchrun_ranks
+    try:
+        with preserved_generators(device):
+            encoder.load(device)
+            if not together:
+                return _find_or_build(images, encoder)
+            from solo_gps.prior.ranks import torchrun_ranks
 
-        with torchrun_ranks() as ranks:
-            return _find_or_build(images, encoder, ranks)
+            with torchrun_ranks() as ranks:
+                return _find_or_build(images, encoder, ranks)
+    finally:
+        del encoder
+        _release(device)
+
+
+def _release(device: torch.device) -> None:
+    """Gives the encoder's memory back: training needs it."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:

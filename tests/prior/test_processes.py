@@ -181,7 +181,10 @@ def test_an_error_of_one_rank_ends_all(digit_images: Any) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_and_the_rest_is_kept(digit_images: Any, cache_dir: Path, workers: int) -> None:
     prior = {"name": "pixels", "batch_size": 8, "num_workers": workers}
-    with pytest.raises(DataError, match=r"image 50 .*image file is truncated"):
+    with pytest.raises(
+        DataError,
+        match=r"^image 50 of the training set cannot be read: image file is truncated. Mend or remove the file.$",
+    ):
         embed(BrokenImages(digit_images, 50), prior)
     assert [path.name.endswith(".partial") for path in cache_dir.iterdir() if path.name != ".locks"] == [True]
     assert embed(digit_images, prior).array.shape[0] == 120

@@ -13,6 +13,7 @@ import torch
 
 from solo_gps.errors import ConfigError, DataError, UnknownNameError
 from solo_gps.prior import embed, resolve_prior
+from solo_gps.prior.resolve import device_of
 
 
 @pytest.mark.usefixtures("cache_dir")
@@ -98,6 +99,24 @@ def test_global_generators_are_left_as_found(digit_images: Any, prior: Any) -> N
 def test_a_wrong_prior_is_one_clear_error_before_any_work(prior: Any, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         resolve_prior(prior)
+
+
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("1", 1), ("3", 1)])
+def test_each_local_rank_takes_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, index: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert device_of("auto") == torch.device("cuda", index)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"prior.device='cuda:1': this machine has 1 CUDA devices"):
+        resolve_prior({"name": "pixels", "device": "cuda:1"})
 
 
 def test_brought_arrays_are_checked(tmp_path: Path) -> None:
