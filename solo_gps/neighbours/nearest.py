@@ -38,10 +38,10 @@ def nearest_points(
         the largest int64.
     """
     total = len(work.points.exact)
-    asked = min(total, backend.surplus(count))
     table = np.empty((len(rows), count), np.int64)
     start = rows.start
     while start < rows.stop:
+        asked = min(total, backend.surplus(count))
         stop = min(start + backend.rows_per_block(total, asked), rows.stop)
         block = np.arange(start, stop)
         keys, unproven = candidate_keys(work, backend, block, asked, count)
