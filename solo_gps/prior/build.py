@@ -95,7 +95,7 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Rank
     if ranks.first:
         try:
             work.mkdir(parents=True, exist_ok=True)
-            if encoder.trained and not (work / STATE).is_file():
+            if encoder.trained and not _is_whole(work / STATE):
                 _fit(images, encoder, work)
         except Exception as problem:
             if ranks.world == 1:
@@ -104,6 +104,16 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Rank
     ranks.share(None, error)
     if encoder.trained:
         encoder.load_state(load_file(work / STATE))
+
+
+def _is_whole(state: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(state, framework="pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
 
 
 def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:

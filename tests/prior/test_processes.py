@@ -213,6 +213,16 @@ def test_a_write_that_fails_is_a_clear_error(digit_images: Any, monkeypatch: pyt
     monkeypatch.undo()
 
 
+def test_a_broken_state_of_an_interrupted_build_is_learned_anew(digit_images: Any, tmp_path: Path) -> None:
+    prior = {"name": "pca", "image_size": 8}
+    wanted = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "a")})
+    work = tmp_path / "b" / f"{wanted.fingerprint}.partial"
+    work.mkdir(parents=True)
+    (work / "encoder.safetensors").write_bytes(b"\x10\x00")
+    got = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "b")})
+    np.testing.assert_array_equal(got.array, wanted.array)
+
+
 @pytest.mark.slow
 def test_torchrun_equals_one_process(folder_images: Any, tmp_path: Path) -> None:
     script = tmp_path / "build.py"
