@@ -3,8 +3,8 @@
     python benchmarks/sepp_table.py --data /path/to/cifar10
 
 ``--data`` holds train/<class>/* and test/<class>/* image files (CIFAR-10 unpacked as folders). The first images of each class, by
-file name, are used; one thread; k-NN accuracy (20 neighbours, cosine) of the backbone on held-out images. Finished runs are kept in
-``--out`` and not repeated. Prints a Markdown table.
+file name, are used; one thread; k-NN accuracy (20 neighbours, cosine) of the backbone on held-out images. Finished runs are kept
+in ``--out`` and not repeated. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -160,7 +160,13 @@ def recipe(options: argparse.Namespace, method: str, arm: str, seed: int, train:
                 "fraction": -1,
                 "num_workers": 0,
             },
-            "optimizer": {"name": "sgd", "batch_size": options.batch_size, "lr": node["lr"], "classifier_lr": 0.1, "weight_decay": 1e-4},
+            "optimizer": {
+                "name": "sgd",
+                "batch_size": options.batch_size,
+                "lr": node["lr"],
+                "classifier_lr": 0.1,
+                "weight_decay": 1e-4,
+            },
             "scheduler": {"name": "warmup_cosine", "warmup_epochs": 1},
             "checkpoint": {"enabled": False, "dir": "trained_models", "frequency": 1, "keep_prev": False},
             "auto_resume": {"enabled": False},

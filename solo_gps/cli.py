@@ -10,6 +10,7 @@ from pathlib import Path
 from solo_gps import __version__
 from solo_gps.cache_commands import add_cache_commands
 from solo_gps.errors import SoloGpsError
+from solo_gps.sepp_commands import add_sepp_commands
 
 PRETRAIN_HELP = """\
 solo-gps pretrain [--config-path FOLDER] --config-name RECIPE [+sampler=NAME] [KEY=VALUE ...]
@@ -64,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         "cache", help="build, list, show, verify and remove caches of embeddings", epilog="example: solo-gps cache list"
     )
     add_cache_commands(cache)
+    sepp = commands.add_parser(
+        "sepp", help="choose the thresholds of semantic pairs for a prior", epilog="example: solo-gps sepp sweep data/train"
+    )
+    add_sepp_commands(sepp)
     doctor = commands.add_parser(
         "doctor", help="what is installed, and whether the switch works", epilog="example: solo-gps doctor"
     )

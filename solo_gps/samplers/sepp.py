@@ -128,7 +128,7 @@ class Sepp(Sampler):
             space.embeddings,
             self.config.window,
             space.search_config,
-            images=self._number_to_draw(len(space.images)),
+            images=number_to_draw(self.config, len(space.images)),
             seed=self.seed,
             labels=labels if same_label else None,
             max_pairs=self.config.max_pairs,
@@ -157,15 +157,6 @@ class Sepp(Sampler):
         """Pairs above the window, for the eye to judge the upper threshold."""
         return self._exhibits
 
-    def _number_to_draw(self, images: int) -> int:
-        wanted = self.config.images
-        if wanted is None:
-            wanted = max(2, round(self.config.fraction * images))
-        if wanted > images:
-            key = "images" if self.config.images is not None else "fraction"
-            raise DataError(f"sampler.sepp.{key} asks for {wanted:,} images, but the training set has {images:,}.")
-        return wanted
-
     def _select(self, found: SemanticPairs, labels: NDArray[np.int64] | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(P,) images and (P,) images: the pairs of the window, capped, or as many random ones."""
         kept = np.arange(len(found.first))
@@ -178,9 +169,7 @@ class Sepp(Sampler):
         first, second = sepp_pairs.random_pairs(groups, len(kept), self.seed)
         return drawn[first].astype(np.int32), drawn[second].astype(np.int32)
 
-    def _log(
-        self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int
-    ) -> None:
+    def _log(self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int) -> None:
         covered, purity = coverage(first, second), self.purity
         log.info(
             "sepp: %s%s pairs among %s images drawn of %s, cosine %.4f to %.4f; %.1f %% of the images drawn (%.1f %% of all) "
@@ -202,6 +191,31 @@ class Sepp(Sampler):
             return ()
         folder = cache_root() / "sepp" if self.config.pictures is None else Path(self.config.pictures)
         name = f"near-duplicates-{embeddings.fingerprint[:12]}-{len(found.drawn)}-{self.seed}-above-{found.high:.4f}.png"
-        anchors, positives = sepp_pairs.picture_rows(found.examples, EXHIBIT_ROWS, EXHIBIT_COLUMNS)
-        title = f"{found.near_duplicates:,} pairs above {found.high:.4f}; the most alike: image | near-duplicates"
-        return (Exhibit(path=folder / name, title=title, anchors=anchors, positives=positives),)
+        return (near_duplicates(found.examples, found.near_duplicates, found.high, folder / name),)
+
+
+def number_to_draw(config: SeppConfig, images: int) -> int:
+    """Returns the number K of images to draw of N.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    wanted = max(2, round(config.fraction * images)) if config.images is None else config.images
+    if wanted > images:
+        key = "fraction" if config.images is None else "images"
+        raise DataError(f"sampler.sepp.{key} asks for {wanted:,} images, but the training set has {images:,}.")
+    return wanted
+
+
+def near_duplicates(examples: NDArray[np.integer], number: int, high: float, path: Path) -> Exhibit:
+    """Returns the picture of pairs above the window.
+
+    Args:
+        examples: (E, 2) images of the most alike of them, those first.
+        number: Number of all of them.
+        high: Upper threshold of the window.
+        path: PNG file to write.
+    """
+    anchors, positives = sepp_pairs.picture_rows(examples, EXHIBIT_ROWS, EXHIBIT_COLUMNS)
+    title = f"{number:,} pairs above {high:.4f}; the most alike: image | near-duplicates"
+    return Exhibit(path=path, title=title, anchors=anchors, positives=positives)
