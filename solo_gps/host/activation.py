@@ -13,25 +13,22 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
-from solo_gps.config import parse
-from solo_gps.errors import ConfigError, HostError, RefusedMethodError, UnknownNameError
+from solo_gps.errors import HostError
 from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.detect import Host, detect_host
 from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method
-from solo_gps.host.precheck import check_data_folder
+from solo_gps.host.precheck import check_recipe, make_samplers
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
-from solo_gps.plugins import lookup, plugin_manager
+from solo_gps.plugins import plugin_manager
 from solo_gps.samplers.base import PriorSpace, Sampler
 
 log = logging.getLogger(__name__)
 
-NOT_METHODS = ("base", "linear")
 LABEL_MASKED = ("supcon",)
 REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
-DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
 
 class Activation:
@@ -54,6 +51,8 @@ class Activation:
         self.loader_errors: Callable[[], AbstractContextManager[None]] = nullcontext
         self._trainer: Any = None
         self._loader_epochs = 0
+        self._resumed_epoch: int | None = None
+        self._announced_epoch: int | None = None
 
     @property
     def guides_images(self) -> bool:
@@ -124,11 +123,26 @@ class Activation:
 
     def _start_epoch(self) -> Pairs:
         assert self.images is not None
-        epoch = self._loader_epochs if self._trainer is None else int(self._trainer.current_epoch)
+        epoch = self._epoch()
         self._loader_epochs += 1
         pairs = self._pairs(epoch)
-        plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.images.labels)
+        if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
+            self._announced_epoch = epoch
+            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.images.labels)
         return pairs
+
+    def _epoch(self) -> int:
+        if self._resumed_epoch is not None:
+            return self._resumed_epoch
+        return self._loader_epochs if self._trainer is None else int(self._trainer.current_epoch)
+
+    def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Notes the epoch that a checkpoint resumes at.
+
+        Lightning 2 makes the first epoch's iterator, whose workers start to read ahead, before it restores the trainer's own count.
+        """
+        progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+        self._resumed_epoch = progress.get("processed")
 
     def tag(self, cfg: Any) -> None:
         """Appends the samplers to the run's name, in place.
@@ -196,6 +210,7 @@ class Activation:
                     )
 
             def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                activation._resumed_epoch = None
                 values = activation.diagnostics()
                 if values:
                     pl_module.log_dict(values, on_step=False, on_epoch=True)
@@ -236,11 +251,9 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
         ...     model = METHODS[cfg.method](cfg)
     """
     recipe = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-    samplers = _samplers(recipe)
+    samplers = make_samplers(recipe)
     host = detect_host()
-    _check_method(recipe, host, samplers)
-    _check_prior_and_search(recipe)
-    check_data_folder(recipe)
+    check_recipe(recipe, host, samplers)
     activation = Activation(recipe, host, samplers)
     with ExitStack() as stack:
         stack.enter_context(_as_current(activation))
@@ -248,7 +261,7 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
         if samplers:
             stack.enter_context(_item(host.methods, recipe.method, activation.method_class()))
             stack.enter_context(_attribute(host.loader_module, "DataLoader", activation.make_loader))
-        log.info("%s on %s (solo-learn %s)", "+".join(samplers), recipe.get("method"), host.generation)
+            log.info("%s on %s (solo-learn %s)", "+".join(samplers), recipe.method, host.generation)
         yield activation
 
 
@@ -269,51 +282,6 @@ def _as_current(activation: Activation) -> Iterator[None]:
         yield
     finally:
         _current.pop()
-
-
-def _samplers(recipe: DictConfig) -> dict[str, Sampler]:
-    node = recipe.get("sampler")
-    if isinstance(node, str):
-        raise ConfigError(
-            f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
-            "(--info searchpath lists it; provider solo-gps must be there). Reinstall solo-gps into this environment, or add "
-            "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
-        )
-    if node is None:
-        return {}
-    if not OmegaConf.is_dict(node):
-        raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
-    seed = recipe.get("seed")
-    seed = DEFAULT_SEED if seed is None else int(seed)
-    samplers: dict[str, Sampler] = {}
-    for name, keys in node.items():
-        cls = lookup("register_samplers", "sampler", str(name))
-        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
-    return samplers
-
-
-def _check_method(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
-    method = recipe.get("method")
-    known = [name for name in host.methods if name not in NOT_METHODS]
-    if method not in known:
-        raise UnknownNameError("method", method, known, f"(solo-learn {host.generation})")
-    for name, sampler in samplers.items():
-        reason = sampler.refusal(method)
-        if reason:
-            raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
-    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
-        raise ConfigError(
-            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
-            "files."
-        )
-
-
-def _check_prior_and_search(recipe: DictConfig) -> None:
-    from solo_gps.neighbours.resolve import resolve_search
-    from solo_gps.prior import resolve_prior
-
-    resolve_prior(recipe.get("prior"))
-    resolve_search(recipe.get("search"))
 
 
 @contextmanager

@@ -53,6 +53,10 @@ class _Guided:
     def configure_callbacks(self) -> list[Any]:
         return [*super().configure_callbacks(), self._activation.lightning_callback()]  # type: ignore[misc]
 
+    def on_load_checkpoint(self, checkpoint: Any) -> None:
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        self._activation.resume_from(checkpoint)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
         if not self.training or len(batch) != 3:  # type: ignore[attr-defined]

@@ -1,14 +1,80 @@
-"""Checks of the training folder before anything is built."""
+"""Checks of the whole recipe before anything is built."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from solo_gps.errors import DataError
+from omegaconf import DictConfig, OmegaConf
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from solo_gps.config import parse
+from solo_gps.errors import ConfigError, DataError, RefusedMethodError, UnknownNameError
+from solo_gps.host.detect import Host
+from solo_gps.neighbours.resolve import resolve_search
+from solo_gps.plugins import lookup
+from solo_gps.prior import resolve_prior
+from solo_gps.samplers.base import Sampler
+
+NOT_METHODS = ("base", "linear")
+DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
+
+
+def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
+    """Returns the samplers of the recipe's ``sampler`` node, by name, in its order; none when it has no such node.
+
+    Raises:
+        ConfigError: The node is not a group of samplers, or a key of one is wrong.
+        UnknownNameError: No sampler of that name.
+    """
+    node = recipe.get("sampler")
+    if isinstance(node, str):
+        raise ConfigError(
+            f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
+            "(--info searchpath lists it; provider solo-gps must be there). Reinstall solo-gps into this environment, or add "
+            "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
+        )
+    if node is None:
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
+    seed = recipe.get("seed")
+    seed = DEFAULT_SEED if seed is None else int(seed)
+    samplers: dict[str, Sampler] = {}
+    for name, keys in node.items():
+        cls = lookup("register_samplers", "sampler", str(name))
+        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
+    return samplers
+
+
+def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+    """Checks method, prior, search and training folder.
+
+    Raises:
+        UnknownNameError: No method, prior or search backend of that name.
+        RefusedMethodError: A sampler cannot act on the method.
+        ConfigError: A key of ``prior`` or ``search`` is wrong, or the data's format cannot be guided.
+        DataError: The training folder is missing or empty.
+    """
+    _check_method(recipe, host, samplers)
+    resolve_prior(recipe.get("prior"))
+    resolve_search(recipe.get("search"))
+    check_data_folder(recipe)
+
+
+def _check_method(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+    method = recipe.get("method")
+    known = [name for name in host.methods if name not in NOT_METHODS]
+    if method not in known:
+        raise UnknownNameError("method", method, known, f"(solo-learn {host.generation})")
+    for name, sampler in samplers.items():
+        reason = sampler.refusal(str(method))
+        if reason:
+            raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
+    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
+        raise ConfigError(
+            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
+            "files."
+        )
 
 
 def check_data_folder(recipe: DictConfig) -> None:
