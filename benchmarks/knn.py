@@ -178,7 +178,9 @@ def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> l
             best: dict[str, float] | None = None
             for _ in range(repeats):
                 arguments = ["--case", case, str(images), str(columns), str(k), folder]
-                done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, env=quiet())
+                done = subprocess.run(
+                    [sys.executable, __file__, *arguments], capture_output=True, text=True, env=quiet()
+                )
                 if done.returncode:
                     print(f"{case}: failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
                     break
@@ -199,7 +201,9 @@ def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> l
 def large(images: int, columns: int) -> list[dict[str, object]]:
     """A million points by an approximate backend; its recall is the one that the search measures itself."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, __file__, "--large-case", str(images), str(columns), folder], env=quiet())
+        done = subprocess.run(
+            [sys.executable, __file__, "--large-case", str(images), str(columns), folder], env=quiet()
+        )
         if done.returncode:
             raise SystemExit(done.returncode)
         return [json.loads((Path(folder) / "large.json").read_text())]

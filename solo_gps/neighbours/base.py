@@ -28,6 +28,9 @@ class SearchConfig:
     memory_mib: int = 512
     """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
 
+    gpu_memory_mib: int = 4096
+    """The same on the GPU, where larger blocks are faster."""
+
     max_ball: int = 1024
     """Radius search: the largest ball allowed, in images. A larger one stops the search with a suggested radius."""
 
@@ -63,12 +66,22 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, DEVICES)
-        for key, least in (("memory_mib", 16), ("max_ball", 1), ("recall_sample", 1), ("links", 4)):
+        for key, least in (
+            ("memory_mib", 16),
+            ("gpu_memory_mib", 16),
+            ("max_ball", 1),
+            ("recall_sample", 1),
+            ("links", 4),
+        ):
             check_at_least(key, getattr(self, key), least)
         for key in ("effort", "lists", "gpus"):
             check_at_least(key, getattr(self, key), 0)
         if not 0 <= self.recall_floor <= 1:
             raise ValueError(f"recall_floor={self.recall_floor} must be between 0 and 1.")
+
+    def budget(self, device: str) -> int:
+        """Returns the working memory in bytes on ``"cpu"`` or ``"cuda"``."""
+        return (self.memory_mib if device == "cpu" else self.gpu_memory_mib) << 20
 
     def with_backend(self, name: str) -> SearchConfig:
         """Returns a copy in which ``auto`` is replaced by the backend chosen."""
@@ -139,8 +152,8 @@ class SearchBackend(ABC):
         """Exact backends: told after each block which share of its rows the core had to complete."""
 
     def rows_per_block(self, points: int, count: int) -> int:
-        """Returns how many rows to ask for at once, within ``config.memory_mib``."""
-        return max(1, min(4096, (self.config.memory_mib << 20) // (32 * max(count, 1))))
+        """Returns how many rows to ask for at once, within the budget."""
+        return max(1, min(4096, self.config.budget("cpu") // (32 * max(count, 1))))
 
     def raise_effort(self) -> bool:
         """Approximate backends: searches harder from now on. Returns whether there was anything left to raise."""

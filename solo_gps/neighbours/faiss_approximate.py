@@ -37,7 +37,7 @@ class Approximate(SearchBackend):
 
     def rows_per_block(self, points: int, count: int) -> int:
         """Only the results take memory here."""
-        return max(1, min(65536, (self.config.memory_mib << 20) // (64 * count)))
+        return max(1, min(65536, self.config.budget("cpu") // (64 * count)))
 
     def raise_effort(self) -> bool:
         """Doubles the effort."""

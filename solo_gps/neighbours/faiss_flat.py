@@ -77,4 +77,4 @@ class FaissGpu(FaissFlat):
 
     def rows_per_block(self, points: int, count: int) -> int:
         """FAISS tiles the products itself; only the results take memory here."""
-        return max(1, min(65536, (self.config.memory_mib << 20) // (32 * count)))
+        return max(1, min(65536, self.config.budget("cpu") // (32 * count)))

@@ -21,13 +21,13 @@ class NearPairs:
     Args:
         points: (U, D) float32, norms of at most about 1.
         device: ``"cpu"`` or ``"cuda"``.
-        memory_mib: Bound of the working memory.
+        budget: Bound of the working memory in bytes.
     """
 
-    def __init__(self, points: np.ndarray, device: str, memory_mib: int) -> None:
+    def __init__(self, points: np.ndarray, device: str, budget: int) -> None:
         self._array = points
         self._device = device
-        self._budget = memory_mib << 20
+        self._budget = budget
         # Rounding of norms, product and sums: (D + 8) * 2^-24 * (|x| + |y|)^2 <= (D + 8) * 2^-23 * (|x|^2 + |y|^2).
         self._error = (points.shape[1] + 8) * 2.0**-23
 

@@ -16,6 +16,7 @@ from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
+from solo_gps.neighbours.precision import true_float32
 from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
 from solo_gps.neighbours.resolve import resolve_search
@@ -75,6 +76,13 @@ def _search(
     embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""
+    with true_float32():
+        return _search_precisely(embeddings, backend, k, radius)
+
+
+def _search_precisely(
+    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
+) -> tuple[NeighbourTable, dict[str, object]]:
     begun = time.perf_counter()
     points = prepare(embeddings)
     report = duplicate_report(points.groups)

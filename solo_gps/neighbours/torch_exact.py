@@ -64,7 +64,7 @@ class TorchExact(SearchBackend):
     def rows_per_block(self, points: int, count: int) -> int:
         """One row of products and what is opened of it."""
         row_bytes = self._operand.bytes_per_product * points + 96 * STRIPE * count
-        return max(1, min(65536 if self.device != "cpu" else 4096, (self.config.memory_mib << 20) // row_bytes))
+        return max(1, min(65536 if self.device != "cpu" else 4096, self.config.budget(self.device) // row_bytes))
 
     def _make_operand(self, narrow: bool) -> Operand:
         return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._search, self.device))
@@ -219,7 +219,8 @@ def bfloat16_pays(device: str, columns: int) -> bool:
     import torch
 
     if device != "cpu":
-        return torch.cuda.is_bf16_supported()
+        # Older GPUs only emulate bfloat16.
+        return torch.cuda.get_device_capability()[0] >= 8
     generator = torch.Generator().manual_seed(0)
     wide = torch.rand((4096, columns), generator=generator)
     narrow = wide.bfloat16()

@@ -31,7 +31,7 @@ def open_workspace(points: Points, config: SearchConfig, device: str) -> Workspa
     """Returns a workspace that computes on ``device``, ``"cpu"`` or ``"cuda"``."""
     return Workspace(
         points=points,
-        near=NearPairs(points.search, device, config.memory_mib),
+        near=NearPairs(points.search, device, config.budget(device)),
         distances=distances_between(points.exact, device),
         config=config,
     )
