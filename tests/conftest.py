@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,8 @@ import pytest
 with warnings.catch_warnings():
     # Both generations of solo-learn warn when they are imported on today's stack; none of it is ours.
     warnings.simplefilter("ignore")
-    try:
+    with suppress(ImportError):
         import solo.methods  # noqa: F401
-    except ImportError:
-        pass
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -131,15 +130,6 @@ def recipe(digits: Path) -> MakeRecipe:
         return OmegaConf.merge(OmegaConf.create(cfg), OmegaConf.create(nodes))  # type: ignore[return-value]
 
     return make
-
-
-@pytest.fixture
-def quiet_host() -> Iterator[None]:
-    """Silences what solo-learn and Lightning warn about; our own warnings stay errors."""
-    with warnings.catch_warnings():
-        for package in ("solo", "lightning", "pytorch_lightning", "torchmetrics", "torch", "timm", "pl_bolts"):
-            warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
-        yield
 
 
 class Record:

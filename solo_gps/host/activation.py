@@ -61,7 +61,7 @@ class Activation:
 
     def method_class(self) -> type:
         """Returns the class to train in place of the host's: every sampler's wrapper, then those of other plugins."""
-        cls = self.host.methods[self.cfg.method]
+        cls: Any = self.host.methods[self.cfg.method]
         for sampler in self.samplers.values():
             cls = sampler.wrap_method(cls, self.cfg)
         cls = guided_method(cls, self)
@@ -78,7 +78,7 @@ class Activation:
             return torch.utils.data.DataLoader(dataset, *args, **kwargs)
         with self.loader_errors():
             self.dataset = self._guide(dataset)
-        wrapped: Dataset = self.dataset
+        wrapped: Any = self.dataset
         for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
             wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
         return GuidedLoader(wrapped, *args, **kwargs)
@@ -139,7 +139,7 @@ class Activation:
     def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Notes the epoch that a checkpoint resumes at.
 
-        Lightning 2 makes the first epoch's iterator, whose workers start to read ahead, before it restores the trainer's own count.
+        Lightning 2 makes the first epoch's iterator, whose workers start to read ahead, before it restores its own count.
         """
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
@@ -198,7 +198,7 @@ class Activation:
         """Returns the callback that ties the plugin to the trainer that the host makes."""
         activation = self
 
-        class GuidedPositives(self.host.lightning.Callback):  # type: ignore[name-defined, misc]
+        class GuidedPositives(self.host.lightning.Callback):  # type: ignore[name-defined]
             """Tells the samplers the trainer's epoch, checks that its loader is guided, and logs the pairs."""
 
             def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

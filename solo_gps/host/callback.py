@@ -28,7 +28,7 @@ class Activate(Callback):
             activation = self._stack.enter_context(activate(config))
             activation.loader_errors = user_errors_exit
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """Switches off."""
         self._stack.close()
 

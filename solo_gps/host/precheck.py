@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -82,7 +83,7 @@ def check_data_folder(recipe: DictConfig) -> None:
 
     Sets that torchvision downloads by itself (cifar10, cifar100, stl10) are left to it.
     """
-    data = recipe.get("data") or {}
+    data: Any = recipe.get("data") or {}
     if data.get("dataset") not in ("custom", "imagenet", "imagenet100") or data.get("format", "image_folder") == "h5":
         return
     if data.get("train_path") is None:

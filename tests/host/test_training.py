@@ -116,8 +116,12 @@ def test_the_same_seed_gives_the_same_run_and_a_number_of_workers_does_not_chang
         runs.append(train(cfg))
     assert runs[0].losses == runs[1].losses
     pair = [
-        {(epoch, int(i)): two for epoch in (0, 1) for items, (_, b), _ in r.batches[6 * epoch :][:6] for i, two in zip(items, b)}
-        for r in runs
+        {
+            (step // 6, int(item)): two
+            for step, (items, (_, second), _) in enumerate(run.batches)
+            for item, two in zip(items, second, strict=True)
+        }
+        for run in runs
     ]
     assert pair[0].keys() == pair[2].keys()
     assert all(torch.equal(pair[0][key], pair[2][key]) for key in pair[0])
