@@ -67,7 +67,7 @@ class TorchExact(SearchBackend):
         return max(1, min(65536 if self.device != "cpu" else 4096, self.config.budget(self.device) // row_bytes))
 
     def _make_operand(self, narrow: bool) -> Operand:
-        return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._search, self.device))
+        return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._search), self.device)
 
 
 class Operand:
@@ -75,7 +75,7 @@ class Operand:
 
     bytes_per_product: int
 
-    def __init__(self, points: torch.Tensor) -> None:
+    def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
         self._buffer: torch.Tensor | None = None
         self.total = len(points)
 
@@ -103,10 +103,10 @@ class Float32Operand(Operand):
 
     bytes_per_product = 6
 
-    def __init__(self, points: torch.Tensor) -> None:
+    def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
         super().__init__(points)
-        self.points = points
-        self.norms = (points * points).sum(1)
+        self.points = points.to(device)
+        self.norms = (self.points * self.points).sum(1)
 
     def products(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`Operand`."""
@@ -133,23 +133,24 @@ class BFloat16Operand(Operand):
 
     bytes_per_product = 3
 
-    def __init__(self, points: torch.Tensor) -> None:
+    def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
         import torch
 
         super().__init__(points)
         columns = points.shape[1]
         width = -(-(columns + 6) // 32) * 32
-        self.right = torch.zeros((len(points), width), dtype=torch.bfloat16, device=points.device)
-        self.norms = torch.empty(len(points), device=points.device)
-        self.moved = torch.empty(len(points), device=points.device)
+        self.right = torch.zeros((len(points), width), dtype=torch.bfloat16, device=device)
+        self.norms = torch.empty(len(points), device=device)
+        self.moved = torch.empty(len(points), device=device)
         for start in range(0, len(points), 1 << 14):
             piece = slice(start, start + (1 << 14))
-            rounded = points[piece].bfloat16()
+            block = points[piece].to(device)
+            rounded = block.bfloat16()
             self.right[piece, :columns] = rounded
             wide = rounded.float()
             norms = self.norms[piece] = torch.linalg.vector_norm(wide, dim=1).square_()
             # The difference itself is exact in float32; the margin is for its norm.
-            self.moved[piece] = torch.linalg.vector_norm(wide.sub_(points[piece]), dim=1) * (1 + 2.0**-10)
+            self.moved[piece] = torch.linalg.vector_norm(wide.sub_(block), dim=1) * (1 + 2.0**-10)
             for part in range(3):
                 self.right[piece, columns + part] = norms.bfloat16()
                 norms = norms - norms.bfloat16().float()
