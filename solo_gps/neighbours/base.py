@@ -25,7 +25,7 @@ class SearchConfig:
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto (CUDA when torch sees a GPU)."""
 
-    memory_mib: int = 512
+    memory_mib: int = 256
     """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
 
     gpu_memory_mib: int = 4096

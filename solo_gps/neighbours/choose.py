@@ -9,8 +9,8 @@ from solo_gps.neighbours.device import find_faiss, pick_device
 
 log = logging.getLogger(__name__)
 
-# Multiply-adds of an exact self-join above which auto turns to an approximate search on a CPU: about 10 minutes on two cores.
-MOST_PRODUCTS = 2e14
+# Multiply-adds of an exact self-join above which auto turns to an approximate search: some ten minutes on two cores or one GPU.
+MOST_PRODUCTS = {"cpu": 2e14, "cuda": 2e17}
 
 
 def choose_backend(config: SearchConfig, *, images: int, columns: int, radius: float | None) -> SearchBackend:
@@ -34,14 +34,24 @@ def choose_backend(config: SearchConfig, *, images: int, columns: int, radius: f
 
 def _automatic(config: SearchConfig, images: int, columns: int, radius: float | None) -> tuple[str, str]:
     device = pick_device(config.device)
-    if device == "cuda":
-        return "torch", "exact on the GPU"
     products = float(images) ** 2 * columns
-    if radius is not None or products <= MOST_PRODUCTS:
-        return "torch", "exact on the CPU, below the bound for an approximate search"
-    if find_faiss().version is None:
-        log.warning(
-            "neighbours: %s; the search stays exact and will be slow. pip install 'solo-gps[cpu]'", find_faiss()
-        )
-        return "torch", "exact on the CPU, because FAISS is not there"
-    return "faiss_ivf", f"{products:.1e} multiply-adds are too many for an exact search on the CPU"
+    if radius is not None:
+        return "torch", f"exact on {device}, as every radius search"
+    if products <= MOST_PRODUCTS[device]:
+        return "torch", f"exact on {device}, {products:.1e} multiply-adds are at most {MOST_PRODUCTS[device]:.0e}"
+    large = f"{products:.1e} multiply-adds are more than {MOST_PRODUCTS[device]:.0e}"
+    faiss = find_faiss()
+    if device == "cuda" and faiss.cagra:
+        return "faiss_cagra", f"approximate, {large}"
+    if device == "cpu" and faiss.version is not None:
+        return "faiss_ivf", f"approximate, {large}"
+    mend = (
+        "pip install 'solo-gps[cpu]'" if device == "cpu" else "Install a FAISS built with cuVS (conda: faiss-gpu-cuvs)"
+    )
+    log.warning(
+        "neighbours: %s, but there is nothing approximate to fall back on (%s); this will be slow. %s.",
+        large,
+        faiss,
+        mend,
+    )
+    return "torch", f"exact on {device}, for want of an approximate backend"

@@ -50,14 +50,14 @@ def choose(images, columns, radius=None, **keys):
 def test_small_sets_are_exact(caplog, with_faiss):
     with caplog.at_level(logging.INFO, "solo_gps"):
         assert choose(50_000, 512).config.backend == "torch"
-    assert "backend torch for N=50000, D=512: exact on the CPU" in caplog.text
+    assert "backend torch for N=50000, D=512: exact on cpu, 1.3e+12 multiply-adds are at most 2e+14" in caplog.text
     assert len(caplog.records) == 1
 
 
 def test_large_sets_are_approximate_on_a_cpu(caplog, with_faiss):
     with caplog.at_level(logging.INFO, "solo_gps"):
         assert choose(1_281_167, 768).config.backend == "faiss_ivf"
-    assert "too many for an exact search" in caplog.text
+    assert "approximate, 1.3e+15 multiply-adds are more than 2e+14" in caplog.text
     assert choose(1_281_167, 768, radius=1.0).exact
 
 
@@ -66,6 +66,14 @@ def test_a_fallback_is_a_warning_with_the_reason(caplog, without_faiss):
         assert choose(1_281_167, 768).config.backend == "torch"
     assert "No module named 'faiss'" in caplog.text
     assert "solo-gps[cpu]" in caplog.text
+
+
+def test_on_a_gpu_exact_reaches_further(monkeypatch, with_faiss):
+    monkeypatch.setattr("solo_gps.neighbours.choose.pick_device", lambda wanted: "cuda")
+    assert choose(1_281_167, 768).config.backend == "torch"
+    cuvs = Faiss(version="1.14.3", package="faiss-gpu-cuvs", gpus=1, cagra=True, reason="")
+    monkeypatch.setattr("solo_gps.neighbours.choose.find_faiss", lambda: cuvs)
+    assert choose(100_000_000, 768).config.backend == "faiss_cagra"
 
 
 @pytest.mark.parametrize(
