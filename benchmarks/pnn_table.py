@@ -33,7 +33,10 @@ SUITES: dict[str, dict[str, tuple[str, dict]]] = {
     "nnclr": {
         "NNCLR": ("nnclr", {"alpha": 0.0, "beta": 0.0}),
         "pNNCLR, alpha 0.05, beta 0.1": ("nnclr", {"alpha": 0.05, "beta": 0.1}),
+    },
+    "schedule": {
         "pNNCLR, alpha from 1 to 0.05, beta 0.1": ("nnclr", {"alpha": 1.0, "alpha_end": 0.05, "beta": 0.1}),
+        "pNNCLR, alpha 0.05, beta 0.1, ema 0.99": ("nnclr", {"alpha": 0.05, "beta": 0.1, "ema": 0.99}),
     },
     "negatives": {
         "MoCo v2+": ("mocov2plus", {"alpha": 1.0, "beta": 0.0}),
@@ -188,7 +191,7 @@ def main() -> None:
     parser.add_argument("--suite", choices=sorted(SUITES), default="nnclr")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--queue", type=int, default=1024)
     parser.add_argument("--seeds", type=int, default=3)

@@ -31,6 +31,8 @@ class PriorRows:
 
     def scores(self, images: Tensor, index: Tensor) -> Tensor:
         """Returns the (B, Q) similarity, in the prior space, of (B,) images with the (Q,) images of a queue's rows."""
+        if not len(index):
+            return torch.empty(len(images), 0, device=images.device)
         self._refresh(index)
         return similarity(self._fetch(images), self._rows, self._offset)
 
