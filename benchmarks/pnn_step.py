@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
@@ -148,11 +148,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     data = batches(args)
+    sizes = f"queue {args.queue:,} x {args.dimension}, batch {args.batch}, {args.size} x {args.size}"
     print(
-        f"queue {args.queue:,} x {args.dimension}, batch {args.batch}, {args.size} x {args.size}, torch {torch.__version__}, {args.device}"
+        f"{sizes}, torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.repeats} repeats of {args.steps} steps"
     )
-    print("| against stock NNCLR, its own queue | stock ms | pNN ms | ratio of medians | least and most over repeats |")
-    print("|---|---|---|---|---|")
+    print("\n| stock | with pNN | stock ms | pNN ms | ratio of medians | least and most over repeats |")
+    print("|---|---|---|---|---|---|")
     queue = {"queue_size": args.queue}
     pairs = [
         ("nnclr, its own queue", "nnclr", "nnclr", {}),
