@@ -149,9 +149,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     data = batches(args)
     sizes = f"queue {args.queue:,} x {args.dimension}, batch {args.batch}, {args.size} x {args.size}"
-    print(
-        f"{sizes}, torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.repeats} repeats of {args.steps} steps"
-    )
+    print(f"{sizes}, torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.repeats} x {args.steps} steps")
     print("\n| stock | with pNN | stock ms | pNN ms | ratio of medians | least and most over repeats |")
     print("|---|---|---|---|---|---|")
     queue = {"queue_size": args.queue}
