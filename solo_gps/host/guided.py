@@ -36,13 +36,16 @@ class GuidedDataset(Dataset):
         self.from_positive = tuple(from_positive)
         self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
+        # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
+        self._rows = self.anchors.numpy(), self.positives.numpy()
         self._start_epoch: Callable[[], Pairs] | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
 
     def __getitem__(self, item: int) -> tuple[int, list[Any], int]:
-        anchor, positive = int(self.anchors[item]), int(self.positives[item])
+        anchors, positives = self._rows
+        anchor, positive = int(anchors[item]), int(positives[item])
         image, target = _item(self.images, anchor)
         other = image if positive == anchor else self.images.image(positive)
         crops = [
@@ -52,7 +55,11 @@ class GuidedDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers only read the shared pairs; the samplers behind them stay in the main process.
-        return {**self.__dict__, "_start_epoch": None}
+        return {**self.__dict__, "_start_epoch": None, "_rows": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rows = self.anchors.numpy(), self.positives.numpy()
 
     def draw_with(self, start_epoch: Callable[[], Pairs]) -> None:
         """Sets the function that returns the pairs of the epoch about to start."""
@@ -64,8 +71,8 @@ class GuidedDataset(Dataset):
             return
         pairs = self._start_epoch()
         assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
-        self.anchors.numpy()[:] = pairs.anchors
-        self.positives.numpy()[:] = pairs.positives
+        for row, drawn in zip(self._rows, (pairs.anchors, pairs.positives), strict=True):
+            row[:] = drawn
 
 
 def _item(images: ImageSet, index: int) -> tuple[Any, int]:
