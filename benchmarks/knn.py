@@ -248,7 +248,7 @@ def show(rows: list[dict[str, object]]) -> str:
         recall_text = "" if row["recall"] is None else f"{row['recall']:.4f}"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         lines.append(
-            f"| {row['images']:,} | {row['columns']} | {row['k']} | {row['case']} | {row['wall']:.1f} | {row['cpu']:.1f} | "
+            f"| {row['images']:,} | {row['columns']} | {row['k']} | {row['case']} | {row['wall']:.2f} | {row['cpu']:.2f} | "
             f"{row['mib']:.0f} | {recall_text} | {ratio} |"
         )
     return "\n".join(lines)
