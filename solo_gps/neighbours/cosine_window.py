@@ -209,7 +209,7 @@ class _Collector:
         """Pairs that are above the window whatever the rounding."""
         import torch
 
-        number = int((tile.products > bound).sum())
+        number = int((tile.products > bound).count_nonzero())
         self._above += number
         full = len(self._examples) == self._most_examples
         kept = min(number, self._most_examples)
@@ -222,7 +222,7 @@ class _Collector:
         """Pairs that may be in the window: the exact cosine decides."""
         import torch
 
-        number = int(near.sum())
+        number = int(near.count_nonzero())
         if self._number + number > self._max_pairs + 1000:
             self._refuse(self._number + number)
         i, j = (place.cpu().numpy() for place in torch.nonzero(near, as_tuple=True))

@@ -124,9 +124,8 @@ def _ranks(i: NDArray[np.integer], j: NDArray[np.integer]) -> tuple[NDArray[np.i
 def _unrank(number: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pair (small, large) of each number: (0,1) is 0, (0,2) is 1, (1,2) is 2, (0,3) is 3, ..."""
     large = ((1 + np.sqrt(1 + 8 * number.astype(np.float64))) / 2).astype(np.int64)
-    # The square root is rounded: step back or on where it crossed a whole number.
+    # Above about 10^8 images the square root of the last number before a step is rounded up to the step.
     large -= large * (large - 1) // 2 > number
-    large += large * (large + 1) // 2 <= number
     return number - large * (large - 1) // 2, large
 
 

@@ -122,15 +122,6 @@ def test_deepclusterv2_gets_the_number_of_the_item_as_its_memory_slot(recipe, tr
     assert math.isfinite(run.losses[-1])
 
 
-@pytest.mark.skipif(HOST.generation != "1.0.2", reason="only 1.0.2's SimCLR has a supervised mode")
-def test_supervised_simclr_pairs_images_of_one_class_only(recipe, train, known):
-    cfg = recipe("simclr", batch_size=8, max_epochs=1, **known.nodes(low=0.8, per_image=3))
-    cfg.method_kwargs.supervised = True
-    shown = [item for batch in train(cfg).batches for item in known.shown(batch)]
-    assert any(one != two for _, one, two, _ in shown)
-    assert all(known.labels[one] == known.labels[two] for _, one, two, _ in shown)
-
-
 @pytest.mark.parametrize(("order", "budget"), [("gps first", False), ("sepp first", False), ("sepp first", True)])
 def test_gps_guides_the_images_and_leaves_the_pairs_alone(order, budget, recipe, train, known):
     gps = {"gps": {"k": 1}}
@@ -160,6 +151,24 @@ def test_replace_shows_partners_within_the_same_number_of_items(recipe, train, k
     assert Counter(index for index, *_ in shown) == Counter(list(range(IMAGES)) * 2)
     assert all(index == one for index, one, *_ in shown)
     assert all((one, two) in both if one in paired else one == two for _, one, two, _ in shown)
+
+
+def test_pnn_acts_beside_sepp(recipe, train, known):
+    run = train(recipe("nnclr", batch_size=16, max_epochs=1, **known.nodes(after={"pnn": {}})))
+    shown = [item for batch in run.batches for item in known.shown(batch)]
+    assert len(shown) == IMAGES + PAIRS
+    assert all(index == one for index, one, *_ in shown)
+    assert all(math.isfinite(loss) for loss in run.losses)
+
+
+@pytest.mark.parametrize("typed", ["+sampler=sepp", "+sampler=[gps,sepp]", "+sampler=[sepp,pnn]"])
+def test_every_key_can_be_typed(typed):
+    from solo_gps.host.recipes import compose_recipe
+    from solo_gps.samplers.sepp import SeppConfig
+
+    keys = [f"sampler.sepp.{key}={'null' if value is None else value}" for key, value in vars(SeppConfig()).items()]
+    cfg = compose_recipe("simclr_digits", [typed, *keys])
+    assert OmegaConf.to_container(cfg.sampler.sepp) == vars(SeppConfig())
 
 
 def test_near_duplicates_are_drawn_and_their_place_is_logged(recipe, known, caplog, tmp_path):

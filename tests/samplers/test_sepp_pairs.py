@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from solo_gps.interfaces import Pairs
 from solo_gps.samplers.sepp_pairs import (
     Partners,
+    _unrank,
     append,
     cap_pairs,
     cut_to_budget,
@@ -110,7 +111,6 @@ def test_random_pairs_are_drawn_equally_often():
 
 
 def test_random_pairs_of_a_large_set_stay_pairs_of_the_set():
-    """The number of pairs of 10 million images is above 2^45, where the square root is rounded."""
     groups = np.zeros(10_000_000, np.int64)
     first, second = random_pairs(groups, 10_000, seed=0)
     assert (first < second).all()
@@ -118,6 +118,14 @@ def test_random_pairs_of_a_large_set_stay_pairs_of_the_set():
     assert second.max() < 10_000_000
     assert abs(first.mean() / 1e7 - 1 / 3) < 0.02
     assert abs(second.mean() / 1e7 - 2 / 3) < 0.02
+
+
+@pytest.mark.parametrize("large", [1, 2, 3, 10**6, 94_906_267, 2**31 - 1])
+def test_pairs_are_numbered_without_a_gap_where_the_square_root_is_rounded(large):
+    number = large * (large - 1) // 2
+    small_of, large_of = _unrank(np.array([number, number + large - 1, number + large]))
+    assert large_of.tolist() == [large, large, large + 1]
+    assert small_of.tolist() == [0, large - 1, 0]
 
 
 def test_appended_pairs_come_behind_the_items():
