@@ -1,6 +1,6 @@
 """Import time of solo_gps (wall), and what the search-path plugin adds to any Hydra program (CPU time).
 
-    python benchmarks/imports.py
+python benchmarks/imports.py
 """
 
 from __future__ import annotations

@@ -31,8 +31,10 @@ print(json.dumps({
 
 
 def run(python, *arguments, **kwargs):
+    # What was installed must be found by itself, not through the path of whoever runs the tests.
+    environ = {**(kwargs.pop("env", None) or {name: value for name, value in os.environ.items() if name != "PYTHONPATH"})}
     done = subprocess.run(
-        [str(python), *map(str, arguments)], capture_output=True, text=True, cwd=kwargs.pop("cwd", "/"), **kwargs
+        [str(python), *map(str, arguments)], capture_output=True, text=True, cwd=kwargs.pop("cwd", "/"), env=environ, **kwargs
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -99,7 +101,7 @@ def test_a_third_party_sampler_works_by_its_name(installed, digits, tmp_path):
     if kind == "editable":
         pytest.skip("the wheel's run shows the same code path")
     log = tmp_path / "pairs.txt"
-    environ = {**os.environ, "MIRROR_LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environ = {**os.environ, "PYTHONPATH": "", "MIRROR_LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     overrides = [f"data.train_path={digits / 'train'}", "max_epochs=2", "optimizer.batch_size=16", "data.num_workers=0"]
     program = "from solo_gps.cli import main; raise SystemExit(main())"
     arguments = ["pretrain", "--config-name", "simclr_digits", *overrides, "accelerator=cpu"]
