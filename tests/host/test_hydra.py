@@ -1,0 +1,64 @@
+"""The switch in a Hydra program that knows nothing of solo-gps: one job, sweeps, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.host
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json
+import hydra
+from solo.methods import METHODS
+
+@hydra.main(version_base="1.2", config_path="conf", config_name="recipe")
+def main(cfg):
+    # What a program sees that imports solo-learn and nothing of ours.
+    print("JOB", json.dumps([sorted(cfg.get("sampler") or []), METHODS["simclr"].__mro__[1].__module__]))
+
+if __name__ == "__main__":
+    main()
+"""
+PLAIN, GUIDED = "solo.methods.base", "solo_gps.host.method"
+
+
+@pytest.fixture
+def jobs(tmp_path, digits):
+    (tmp_path / "conf").mkdir()
+    recipe = (ROOT / "configs" / "recipe" / "simclr_digits.yaml").read_text()
+    (tmp_path / "conf" / "recipe.yaml").write_text(recipe.replace("runs/demo/digits/train", str(digits / "train")))
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def run(*arguments):
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(
+            [sys.executable, "program.py", *arguments], capture_output=True, text=True, cwd=tmp_path, env=environ
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+
+    return run
+
+
+def test_one_job(jobs):
+    assert jobs() == [[[], PLAIN]]
+    assert jobs("+sampler=gps") == [[["gps"], GUIDED]]
+
+
+def test_a_sweep_over_something_else(jobs):
+    assert jobs("--multirun", "+sampler=gps", "seed=1,2") == [[["gps"], GUIDED]] * 2
+
+
+def test_a_sweep_over_samplers(jobs):
+    """Hydra makes its callbacks without the swept keys: without our care every job would be plain."""
+    assert jobs("--multirun", "+sampler=none,gps,none") == [[[], PLAIN], [["gps"], GUIDED], [[], PLAIN]]
+
+
+def test_two_samplers_at_once(jobs):
+    assert jobs("+sampler=[gps,sepp]") == [[["gps", "sepp"], GUIDED]]
