@@ -10,9 +10,7 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    pytest.importorskip(
-        "solo.utils.pretrain_dataloader", reason="these repairs are for solo-learn 1.0.2; another is installed"
-    )
+    pytest.importorskip("solo.utils.pretrain_dataloader", reason="these repairs are for solo-learn 1.0.2; another is installed")
     import pytorch_lightning as pl
     import solo.methods.base
     import solo.utils.knn

@@ -64,9 +64,7 @@ def digits(tmp_path_factory):
     images, targets = load_digits(return_X_y=True)
     for label in range(5):
         for number, row in enumerate(np.flatnonzero(targets == label)[:7]):
-            picture = (
-                Image.fromarray((images[row].reshape(8, 8) * 15.9).astype(np.uint8)).convert("RGB").resize((32, 32))
-            )
+            picture = Image.fromarray((images[row].reshape(8, 8) * 15.9).astype(np.uint8)).convert("RGB").resize((32, 32))
             for folder in ("train", "flat") if number < 5 else ("val",):
                 path = root / folder / ("" if folder == "flat" else f"digit{label}")
                 path.mkdir(parents=True, exist_ok=True)
@@ -131,19 +129,13 @@ def train(host, cfg, method=None):
         cfg = host.complete(cfg)
         model = host.build_method(cfg, method or host.methods[cfg.method])
         start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        trainer = host.lightning.Trainer(
-            **host.trainer_kwargs(cfg), callbacks=[recorder, *host.callbacks(cfg)], logger=False
-        )
-        trainer.fit(
-            model, host.build_train_loader(cfg), host.build_val_loader(cfg), ckpt_path=host.checkpoint_to_resume(cfg)
-        )
+        trainer = host.lightning.Trainer(**host.trainer_kwargs(cfg), callbacks=[recorder, *host.callbacks(cfg)], logger=False)
+        trainer.fit(model, host.build_train_loader(cfg), host.build_val_loader(cfg), ckpt_path=host.checkpoint_to_resume(cfg))
     return model, start, recorder, trainer
 
 
 def moved(model, start, prefix):
-    return any(
-        not torch.equal(value, start[name]) for name, value in model.named_parameters() if name.startswith(prefix)
-    )
+    return any(not torch.equal(value, start[name]) for name, value in model.named_parameters() if name.startswith(prefix))
 
 
 def all_finite(model):
@@ -319,9 +311,7 @@ def test_wrapped_functions_of_the_loader_module_are_seen(host, digits, monkeypat
 
     original = host.loader_module.prepare_datasets
     monkeypatch.setattr(host.loader_module, "DataLoader", Counted)
-    monkeypatch.setattr(
-        host.loader_module, "prepare_datasets", lambda *a, **k: seen.append("datasets") or original(*a, **k)
-    )
+    monkeypatch.setattr(host.loader_module, "prepare_datasets", lambda *a, **k: seen.append("datasets") or original(*a, **k))
     assert isinstance(host.build_train_loader(host.complete(recipe(digits, "simclr"))), Counted)
     assert seen == ["datasets", "loader"]
 
