@@ -20,6 +20,13 @@ from solo_gps.samplers.pnn_methods import OWN_QUEUE_METHODS, PLACES
 HOST = detect_host()
 
 
+class Thin(ResNet):
+    """torchvision's ResNet with one block a stage and an eighth of the channels."""
+
+    def _make_layer(self, block, planes, *args, **kwargs):
+        return super()._make_layer(block, planes // 8, *args, **kwargs)
+
+
 def train(cfg):
     cfg = HOST.complete(cfg)
     HOST.lightning.seed_everything(cfg.seed)
@@ -71,7 +78,7 @@ def main(recipes):
     if HOST.generation == "1.0.6":
         from solo.methods.base import BaseMethod
 
-        BaseMethod._BACKBONES["resnet18"] = lambda method, **_: ResNet(BasicBlock, [1, 1, 1, 1])
+        BaseMethod._BACKBONES["resnet18"] = lambda method, **_: Thin(BasicBlock, [1, 1, 1, 1])
     for path in recipes:
         compare(path)
 
