@@ -96,6 +96,11 @@ def test_supervised_methods_get_pairs_of_one_known_class_only():
     assert control == [(0, 1), (3, 4)]
 
 
+def test_two_unknown_classes_are_not_one_class():
+    made = sampler(labels=np.array([-1, -1, 1, 2, 2, 0]), high=1.0, same_label=True)
+    assert items(made) == [*IMAGES, (3, 4)]
+
+
 @pytest.mark.parametrize(
     ("labels", "message"), [(None, "has no labels"), (np.array([0, 1, 0, 2, 3, -1]), "none of the 2 pairs .* is of one class")]
 )
