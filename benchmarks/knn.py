@@ -178,9 +178,7 @@ def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> l
             best: dict[str, float] | None = None
             for _ in range(repeats):
                 arguments = ["--case", case, str(images), str(columns), str(k), folder]
-                done = subprocess.run(
-                    [sys.executable, __file__, *arguments], capture_output=True, text=True, env=quiet()
-                )
+                done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, env=quiet())
                 if done.returncode:
                     print(f"{case}: failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
                     break
@@ -201,9 +199,7 @@ def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> l
 def large(images: int, columns: int) -> list[dict[str, object]]:
     """A million points by an approximate backend; its recall is the one that the search measures itself."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, __file__, "--large-case", str(images), str(columns), folder], env=quiet()
-        )
+        done = subprocess.run([sys.executable, __file__, "--large-case", str(images), str(columns), folder], env=quiet())
         if done.returncode:
             raise SystemExit(done.returncode)
         return [json.loads((Path(folder) / "large.json").read_text())]
@@ -234,9 +230,7 @@ def large_case(images: int, columns: int, out: Path) -> None:
         "wall": wall,
         "cpu": cpu,
     }
-    (out / "large.json").write_text(
-        json.dumps({**row, "mib": memory.mib, "recall": round(facts["recall"], 4), "ratio": None})
-    )
+    (out / "large.json").write_text(json.dumps({**row, "mib": memory.mib, "recall": round(facts["recall"], 4), "ratio": None}))
 
 
 def show(rows: list[dict[str, object]]) -> str:
@@ -279,9 +273,7 @@ def main() -> None:
             rows += size(images, columns, K, given.only.split(","), given.repeats)
     if given.large:
         rows += large(1_000_000, 64)
-    print(
-        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}\n"
-    )
+    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}\n")
     print(show(rows))
     if given.json:
         temporary = given.json.with_suffix(".tmp")

@@ -57,9 +57,7 @@ def build_network(name: str, library: str, options: Mapping[str, Any], seed: int
 
         return without_classifier(torchvision.models.get_model(name, weights=None, **options))
     except TypeError as error:
-        raise ConfigError(
-            f"prior.kwargs: {library}'s {name} cannot be built with {dict(options)!r}: {error}."
-        ) from error
+        raise ConfigError(f"prior.kwargs: {library}'s {name} cannot be built with {dict(options)!r}: {error}.") from error
 
 
 def without_classifier(network: torch.nn.Module) -> torch.nn.Module:
@@ -100,7 +98,4 @@ def _timm_names() -> list[str]:
 def _near(name: str, known: list[str]) -> list[str]:
     import difflib
 
-    return (
-        difflib.get_close_matches(name, known, n=8, cutoff=0.4)
-        or [other for other in known if other[:3] == name[:3]][:8]
-    )
+    return difflib.get_close_matches(name, known, n=8, cutoff=0.4) or [other for other in known if other[:3] == name[:3]][:8]

@@ -54,9 +54,7 @@ class ArrayEncoder(Encoder):
         if array.ndim != 2 or array.shape[1] == 0:
             raise DataError(f"{where} has shape {array.shape}; wanted (images, dimensions).")
         if images is not None and len(array) != images:
-            raise DataError(
-                f"{where} has {len(array):,} rows, but the training set has {images:,} images; wanted one row each."
-            )
+            raise DataError(f"{where} has {len(array):,} rows, but the training set has {images:,} images; wanted one row each.")
         _check_finite(array, where)
 
     def load(self, device: torch.device) -> None:
@@ -95,9 +93,7 @@ class ArrayEncoder(Encoder):
                 f"prior.path: {path} is not a plain .npy array ({error}). Save it by numpy.save, with a type of number."
             ) from error
         if not isinstance(array, np.ndarray):
-            raise DataError(
-                f"prior.path: {path} is an archive; wanted one .npy array. Save the array alone by numpy.save."
-            )
+            raise DataError(f"prior.path: {path} is an archive; wanted one .npy array. Save the array alone by numpy.save.")
         return array
 
 

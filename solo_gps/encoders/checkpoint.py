@@ -91,9 +91,7 @@ class CheckpointEncoder(NetworkEncoder):
         super().load(device)
         config = self.config
         self.mean, self.std = config.mean, config.std
-        network = build_network(
-            config.architecture, library_of(config.architecture, config.library), config.kwargs, config.seed
-        )
+        network = build_network(config.architecture, library_of(config.architecture, config.library), config.kwargs, config.seed)
         state = read_state(config.path, where="prior.path")
         prefix = best_prefix(state, network.state_dict()) if config.prefix is None else config.prefix
         if config.stem == "small" or (config.stem == "auto" and _has_small_stem(state, prefix, network)):

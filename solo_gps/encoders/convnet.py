@@ -18,9 +18,7 @@ def stages(image_size: int) -> int:
     """
     count = (image_size // SMALLEST_MAP).bit_length() - 1
     if image_size < 2 * SMALLEST_MAP or SMALLEST_MAP << count != image_size:
-        raise ValueError(
-            f"image_size={image_size} must be a power of two, at least {2 * SMALLEST_MAP} (8, 16, 32, 64, ...)."
-        )
+        raise ValueError(f"image_size={image_size} must be a power of two, at least {2 * SMALLEST_MAP} (8, 16, 32, 64, ...).")
     return count
 
 
@@ -50,6 +48,4 @@ def conv_decoder(image_size: int, width: int, inputs: int) -> torch.nn.Sequentia
         narrower = width << max(stage - 1, 0)
         layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, narrower, 4, stride=2, padding=1)]
         channels = narrower
-    return nn.Sequential(
-        *layers, nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 3, 3, padding=1), nn.Sigmoid()
-    )
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 3, 3, padding=1), nn.Sigmoid())

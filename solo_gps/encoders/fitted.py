@@ -117,9 +117,7 @@ class FittedEncoder(Encoder):
                 self._train(images, order, optimizer, epoch, progress)
                 value = self._evaluate(images, held_out)
                 if not value < float("inf"):
-                    raise DataError(
-                        f"prior.{config.name}: the loss is {value} in epoch {epoch}. Lower prior.learning_rate."
-                    )
+                    raise DataError(f"prior.{config.name}: the loss is {value} in epoch {epoch}. Lower prior.learning_rate.")
                 if value < best:
                     best, best_state, waited = value, copy.deepcopy(self.network.state_dict()), 0
                 else:
@@ -172,7 +170,5 @@ class FittedEncoder(Encoder):
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [parts[-2] + parts[-1]]  # batch norm cannot train on one image
         workers = worker_count(self.config.num_workers, len(order))
-        for batch in batches(
-            PreprocessedImages(images, self.transform()), parts, num_workers=workers, device=self.device
-        ):
+        for batch in batches(PreprocessedImages(images, self.transform()), parts, num_workers=workers, device=self.device):
             yield batch.float().div_(255)

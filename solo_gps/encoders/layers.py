@@ -21,9 +21,7 @@ def check_layers(network: torch.nn.Module, layers: Sequence[str]) -> None:
     for layer in layers:
         if layer not in known:
             shallow = [name for name in known if name.count(".") <= 1]
-            raise UnknownNameError(
-                "layer", layer, shallow, "Deeper modules can be named too, for example 'layer4.0.conv1'."
-            )
+            raise UnknownNameError("layer", layer, shallow, "Deeper modules can be named too, for example 'layer4.0.conv1'.")
 
 
 def embed_layers(network: torch.nn.Module, batch: torch.Tensor, layers: Sequence[str]) -> torch.Tensor:

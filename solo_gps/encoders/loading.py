@@ -47,9 +47,7 @@ class PreprocessedImages:
         try:
             return self.images.image(index)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise DataError(
-                f"image {index} of the training set cannot be read: {error}. Mend or remove the file."
-            ) from error
+            raise DataError(f"image {index} of the training set cannot be read: {error}. Mend or remove the file.") from error
 
 
 def worker_count(wanted: int, images: int) -> int:

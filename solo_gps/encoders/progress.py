@@ -34,9 +34,7 @@ class Progress:
         if self.enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=self.total, initial=self.initial, desc=self.what, unit=self.unit, unit_scale=True, leave=False
-            )
+            self._bar = tqdm(total=self.total, initial=self.initial, desc=self.what, unit=self.unit, unit_scale=True, leave=False)
         return self
 
     def update(self, count: int, note: str = "") -> None:
@@ -56,9 +54,7 @@ class Progress:
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {duration(left)} left"
         return f"{text} ({note})" if note else text
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
 

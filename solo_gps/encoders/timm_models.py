@@ -103,9 +103,7 @@ class TimmEncoder(NetworkEncoder):
         identity = super().identity()
         for key in ("checkpoint", "pretrained"):
             del identity[key]  # the digest of the weights says more
-        preprocess = {
-            key: list(value) if isinstance(value, tuple) else value for key, value in self._preprocess.items()
-        }
+        preprocess = {key: list(value) if isinstance(value, tuple) else value for key, value in self._preprocess.items()}
         return {**identity, "preprocess": preprocess, "timm": timm.__version__}
 
     def transform(self) -> Callable[[Image], np.ndarray]:
@@ -155,6 +153,4 @@ def _check_pretrained(name: str, tag: str) -> None:
     if tag and tag not in tags:
         raise UnknownNameError(f"pretrained tag of timm's {name}", tag, tags)
     if not tags:
-        raise DataError(
-            f"prior.model: timm has no pretrained weights of {name!r}. Set prior.checkpoint, or pretrained=false."
-        )
+        raise DataError(f"prior.model: timm has no pretrained weights of {name!r}. Set prior.checkpoint, or pretrained=false.")

@@ -110,7 +110,5 @@ class TorchvisionEncoder(NetworkEncoder):
             return None
         entries = get_model_weights(self.config.model)
         if self.config.weights not in entries.__members__:
-            raise UnknownNameError(
-                f"weights of torchvision's {self.config.model}", self.config.weights, entries.__members__
-            )
+            raise UnknownNameError(f"weights of torchvision's {self.config.model}", self.config.weights, entries.__members__)
         return entries[self.config.weights]

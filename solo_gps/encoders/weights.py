@@ -26,9 +26,7 @@ def load_weights(network: torch.nn.Module, path: str, *, where: str) -> None:
     fill_weights(network, state, path=path, where=where, prefix=best_prefix(state, network.state_dict()))
 
 
-def fill_weights(
-    network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, path: str, where: str, prefix: str
-) -> None:
+def fill_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, path: str, where: str, prefix: str) -> None:
     """Fills every weight of ``network``, and logs what was stripped and left over.
 
     Args:
@@ -63,9 +61,7 @@ def fill_weights(
     )
     strange = [name for name in left if prefix and not name.startswith(HEADS)]
     if strange:
-        logger.warning(
-            "%s: %s holds weights that the network has no place for: %s", where, Path(path).name, _some(strange)
-        )
+        logger.warning("%s: %s holds weights that the network has no place for: %s", where, Path(path).name, _some(strange))
 
 
 def read_state(path: str, *, where: str) -> dict[str, torch.Tensor]:
@@ -119,9 +115,7 @@ def _read_torch(file: Path, where: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line for line in str(error).splitlines() if "global" in line.lower()), str(error).splitlines()[0]
-        )
+        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), str(error).splitlines()[0])
         raise DataError(
             f"{where}: {file} holds more than tensors and plain values, and is not read for safety: {reason.strip()} "
             "Save its state dict alone: torch.save(checkpoint['state_dict'], 'weights.pth')."

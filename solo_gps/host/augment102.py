@@ -140,9 +140,7 @@ def _parse_pipeline(entry: Any, where: str) -> Pipeline:
         if key not in GROUPS and key not in own:
             known = [*GROUPS, *own]
             raise ConfigError(f"{where}.{key}: no such key; known: {', '.join(known)}.{did_you_mean(key, known)}")
-    groups: dict[str, Any] = {
-        name: parse(values.pop(name, {}), schema, f"{where}.{name}") for name, schema in GROUPS.items()
-    }
+    groups: dict[str, Any] = {name: parse(values.pop(name, {}), schema, f"{where}.{name}") for name, schema in GROUPS.items()}
     return Pipeline(frame=parse(values, Frame, where), **groups)
 
 

@@ -171,9 +171,7 @@ def _complete_top_level(cfg: DictConfig) -> None:
     for key in ("strategy", "resume_from_checkpoint"):
         cfg[key] = None if cfg.get(key) in (None, "None") else cfg[key]
     if OmegaConf.select(cfg, "auto_umap.enabled", default=False):
-        raise ConfigError(
-            f"auto_umap.enabled=True: 1.0.2's recipes have no such callback. Set it to False. {NEEDS_106}"
-        )
+        raise ConfigError(f"auto_umap.enabled=True: 1.0.2's recipes have no such callback. Set it to False. {NEEDS_106}")
 
 
 def _check_names(cfg: DictConfig) -> None:
@@ -247,22 +245,16 @@ def _check_sizes(cfg: DictConfig) -> None:
     kwargs, batch = cfg.method_kwargs, cfg.optimizer.batch_size
     step = batch * _world(cfg)
     if "queue_size" in kwargs and cfg.method != "swav" and kwargs.queue_size % step:
-        raise ConfigError(
-            f"method_kwargs.queue_size={kwargs.queue_size} must be a multiple of batch x devices = {step}."
-        )
+        raise ConfigError(f"method_kwargs.queue_size={kwargs.queue_size} must be a multiple of batch x devices = {step}.")
     if cfg.method == "wmse" and batch % kwargs.whitening_size:
-        raise ConfigError(
-            f"method_kwargs.whitening_size={kwargs.whitening_size} must divide optimizer.batch_size={batch}."
-        )
+        raise ConfigError(f"method_kwargs.whitening_size={kwargs.whitening_size} must divide optimizer.batch_size={batch}.")
     if cfg.method == "dino" and kwargs.warmup_teacher_temperature_epochs > cfg.max_epochs:
         raise ConfigError(
             f"method_kwargs.warmup_teacher_temperature_epochs={kwargs.warmup_teacher_temperature_epochs} "
             f"is more than max_epochs={cfg.max_epochs}."
         )
     if cfg.knn_eval.enabled and (cfg.data.val_path is None or cfg.data.no_labels):
-        raise ConfigError(
-            "knn_eval.enabled=True needs a labelled validation set; set data.val_path, or knn_eval.enabled=False."
-        )
+        raise ConfigError("knn_eval.enabled=True needs a labelled validation set; set data.val_path, or knn_eval.enabled=False.")
     if cfg.method in MOMENTUM_METHODS and cfg.momentum.classifier and cfg.data.num_classes < 5:
         raise ConfigError(
             f"momentum.classifier=True: 1.0.2 reports its top-5 accuracy and fails on {cfg.data.num_classes} classes. "

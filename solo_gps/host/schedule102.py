@@ -39,9 +39,7 @@ class Schedule:
             from torch.optim.lr_scheduler import MultiStepLR
 
             return [optimizer], [MultiStepLR(optimizer, self.lr_decay_steps)]  # type: ignore[attr-defined]
-        return [optimizer], [
-            {"scheduler": self._warmup_cosine(optimizer), "interval": self.scheduler_interval, "frequency": 1}
-        ]
+        return [optimizer], [{"scheduler": self._warmup_cosine(optimizer), "interval": self.scheduler_interval, "frequency": 1}]
 
     def on_train_batch_end(self: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any) -> None:
         """Moves the momentum coefficient along 1.0.6's cosine, over the optimizer steps that the trainer will take."""

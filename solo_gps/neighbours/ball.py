@@ -80,9 +80,7 @@ def _table(points: Points, counts: np.ndarray, keys: np.ndarray) -> NeighbourTab
         members = groups.sizes[key & 0xFFFFFFFF]
         _, member = member_slices(members[:, None], groups.starts[key & 0xFFFFFFFF][:, None], groups.members)
         image_key = (np.repeat(key >> 32, members) << 32) | member
-        indices[rows], distances[rows] = rows_to_table(
-            np.repeat(position, members), image_key, rows, points.factor, width
-        )
+        indices[rows], distances[rows] = rows_to_table(np.repeat(position, members), image_key, rows, points.factor, width)
     return NeighbourTable(indices=indices, distances=distances)
 
 

@@ -45,9 +45,7 @@ def _automatic(config: SearchConfig, images: int, columns: int, radius: float | 
         return "faiss_cagra", f"approximate, {large}"
     if device == "cpu" and faiss.version is not None:
         return "faiss_ivf", f"approximate, {large}"
-    mend = (
-        "pip install 'solo-gps[cpu]'" if device == "cpu" else "Install a FAISS built with cuVS (conda: faiss-gpu-cuvs)"
-    )
+    mend = "pip install 'solo-gps[cpu]'" if device == "cpu" else "Install a FAISS built with cuVS (conda: faiss-gpu-cuvs)"
     log.warning(
         "neighbours: %s, but there is nothing approximate to fall back on (%s); this will be slow. %s.",
         large,

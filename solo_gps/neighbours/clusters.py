@@ -92,9 +92,7 @@ def _graph(table: NeighbourTable, weighted: bool) -> Any:
     try:
         import igraph
     except ImportError as error:
-        raise ConfigError(
-            f"communities: igraph cannot be imported ({error}). Install it: pip install igraph"
-        ) from error
+        raise ConfigError(f"communities: igraph cannot be imported ({error}). Install it: pip install igraph") from error
     images = len(table.indices)
     anchors, neighbours, distances = edges(table)
     if not len(anchors):

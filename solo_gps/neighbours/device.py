@@ -80,18 +80,14 @@ def faiss_missing(backend: str, *, gpu: bool = False, cagra: bool = False) -> st
     """Returns why a FAISS backend cannot run here and what to install, or ``None``."""
     found = find_faiss()
     if found.version is None:
-        return (
-            f"FAISS cannot be imported ({found.reason}). Install it: pip install 'solo-gps[{'gpu' if gpu else 'cpu'}]'"
-        )
+        return f"FAISS cannot be imported ({found.reason}). Install it: pip install 'solo-gps[{'gpu' if gpu else 'cpu'}]'"
     if found.package == "faiss-cpu and faiss-gpu":
         return (
             "faiss-cpu and faiss-gpu are both installed and overwrite each other's module 'faiss'. Uninstall both, then install "
             "one: pip install 'solo-gps[cpu]' or pip install 'solo-gps[gpu]'"
         )
     if gpu and not found.gpus:
-        return (
-            f"{found} cannot use a GPU. Uninstall faiss-cpu, then: pip install 'solo-gps[gpu]' (needs an NVIDIA driver)"
-        )
+        return f"{found} cannot use a GPU. Uninstall faiss-cpu, then: pip install 'solo-gps[gpu]' (needs an NVIDIA driver)"
     if cagra and not found.cagra:
         return f"{found} has no CAGRA index; builds with cuVS do (conda: faiss-gpu-cuvs). Use faiss_ivf or faiss_hnsw."
     return None

@@ -65,9 +65,7 @@ class FaissGpu(FaissFlat):
         squared, indices = self.index.search(self.points[rows], count)
         # float16 storage moves each of D coordinates (below 1) by at most 2^-11 of itself, so a point by 2^-11 of its norm;
         # small coordinates lose a little more (subnormals, 2^-25 each).
-        moved = (
-            2.0**-11 * float(self.norms.max()) + 2.0**-25 * self.points.shape[1] ** 0.5 if self.config.float16 else 0.0
-        )
+        moved = 2.0**-11 * float(self.norms.max()) + 2.0**-25 * self.points.shape[1] ** 0.5 if self.config.float16 else 0.0
         return Candidates(indices=indices, reach=self._reach(rows, squared, 2.0**-23, moved))
 
     def surplus(self, count: int) -> int:

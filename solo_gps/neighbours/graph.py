@@ -107,9 +107,7 @@ def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: in
     if hops < 1 or most < 1:
         raise ConfigError(f"multi-hop: wanted hops >= 1 and most >= 1, got {hops} and {most}.")
     if len(embeddings.array) != len(table.indices):
-        raise DataError(
-            f"multi-hop: the table has {len(table.indices)} images, the embeddings {len(embeddings.array)}."
-        )
+        raise DataError(f"multi-hop: the table has {len(table.indices)} images, the embeddings {len(embeddings.array)}.")
     points, factor = exact_rows(embeddings)
     distances = HostDistances(points)
     reached = table

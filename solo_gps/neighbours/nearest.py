@@ -134,17 +134,13 @@ def _unpack_into(keys: np.ndarray, factor: float, indices: np.ndarray, distances
         distances[start : start + step, : piece.shape[1]] = np.where(found, squared * np.float32(factor), np.inf)
 
 
-def _expand_block(
-    keys: np.ndarray, images: np.ndarray, groups: Groups, factor: float, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _expand_block(keys: np.ndarray, images: np.ndarray, groups: Groups, factor: float, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, k) int32 indices and float32 distances of ``images``, from the (B, C) keys of their groups."""
     squared, group = unpack_key(np.maximum(keys, 0))
     own = keys == _SELF
     group = np.where(own, groups.group_of[images][:, None], group)
     sizes = np.where(keys == _NONE, 0, np.minimum(groups.sizes[np.minimum(group, groups.count - 1)], k + 1))
-    row, member = member_slices(
-        sizes, np.where(sizes, groups.starts[np.minimum(group, groups.count - 1)], 0), groups.members
-    )
+    row, member = member_slices(sizes, np.where(sizes, groups.starts[np.minimum(group, groups.count - 1)], 0), groups.members)
     key = sort_key(np.repeat(squared.reshape(-1), sizes.reshape(-1)), member)
     return rows_to_table(row, key, images, factor, k)
 
@@ -166,9 +162,7 @@ def member_slices(sizes: np.ndarray, starts: np.ndarray, values: np.ndarray) -> 
     return row, values[np.repeat(starts.reshape(-1), flat) + offsets]
 
 
-def rows_to_table(
-    row: np.ndarray, key: np.ndarray, images: np.ndarray, factor: float, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def rows_to_table(row: np.ndarray, key: np.ndarray, images: np.ndarray, factor: float, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Sorts pairs within their rows, leaves the row's own image out and keeps the first k.
 
     Args:

@@ -17,9 +17,7 @@ def true_float32() -> Iterator[None]:
     """
     import torch
 
-    settings: list[tuple[Any, str, Any]] = [
-        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
-    ]
+    settings: list[tuple[Any, str, Any]] = [(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)]
     places = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     by_place = all(hasattr(place, "fp32_precision") for place in places)
     if by_place:

@@ -126,9 +126,7 @@ def _unit_rows(array: np.ndarray) -> np.ndarray:
         norms = np.sqrt(np.square(wide).sum(axis=1))
         if not norms.all():
             row = start + int(np.argmin(norms))
-            raise DataError(
-                f"embeddings[{row}] is a zero vector: it has no direction, and the space is cosine. Use euclidean."
-            )
+            raise DataError(f"embeddings[{row}] is a zero vector: it has no direction, and the space is cosine. Use euclidean.")
         unit[start : start + len(block)] = wide / norms[:, None]
     return unit
 

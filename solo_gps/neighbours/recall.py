@@ -40,9 +40,7 @@ def reach_recall(work: Workspace, backend: SearchBackend, count: int) -> dict[st
             break
     place = f"neighbours: {config.backend} {backend.settings()}: recall@{count - 1} {recall:.4f} on {len(rows)} random images"
     if recall < config.recall_floor:
-        log.warning(
-            "%s, below search.recall_floor=%g at the largest effort. Use an exact backend.", place, config.recall_floor
-        )
+        log.warning("%s, below search.recall_floor=%g at the largest effort. Use an exact backend.", place, config.recall_floor)
     else:
         log.info("%s.", place)
     return {"recall": recall, "k": count - 1, "sample": len(rows), "settings": backend.settings(), "tried": tried}

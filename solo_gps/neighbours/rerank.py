@@ -59,9 +59,7 @@ class HostDistances:
         for start in range(0, len(rows), step):
             piece = slice(start, start + step)
             flat = columns[piece].reshape(-1)
-            others = np.take(self.points, flat, axis=0, out=room[: len(flat)], mode="clip").astype(
-                np.float32, copy=False
-            )
+            others = np.take(self.points, flat, axis=0, out=room[: len(flat)], mode="clip").astype(np.float32, copy=False)
             difference = others.reshape(-1, count, width)
             difference -= self.points[rows[piece], None]
             others *= others

@@ -72,15 +72,11 @@ def load_or_build(
                 if not manifest.exists():
                     save(folder, request, *build())
         except OSError as error:
-            raise CacheError(
-                f"{folder}: cannot write the neighbour table ({error}). Make the folder writable."
-            ) from error
+            raise CacheError(f"{folder}: cannot write the neighbour table ({error}). Make the folder writable.") from error
     return load(folder, request)
 
 
-def _with_ranks(
-    folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]
-) -> NeighbourTable:
+def _with_ranks(folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]) -> NeighbourTable:
     manifest = folder / f"{request.name()}.json"
     if not ranks.first_says(manifest.exists()):
         table, facts = build()
@@ -141,9 +137,7 @@ def _load_array(path: Path, facts: dict, mend: str) -> np.ndarray:
         raise CacheError(f"{path}: damaged, its checksum is {digest[:12]}, wanted {facts['sha256'][:12]}. {mend}")
     kind = path.name.rsplit(".", 2)[1]
     if array.dtype != _ARRAYS[kind] or list(array.shape) != facts["shape"]:
-        raise CacheError(
-            f"{path}: wanted {_ARRAYS[kind]} {facts['shape']}, got {array.dtype} {list(array.shape)}. {mend}"
-        )
+        raise CacheError(f"{path}: wanted {_ARRAYS[kind]} {facts['shape']}, got {array.dtype} {list(array.shape)}. {mend}")
     return array
 
 

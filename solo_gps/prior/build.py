@@ -130,9 +130,7 @@ def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:
     rows = _forward(encoder, next(_loaded(images, encoder, [range(1)], workers=0)))
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise DataError(
-            f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions)."
-        )
+        raise DataError(f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions).")
     return int(rows.shape[1])
 
 
@@ -257,9 +255,7 @@ def _disk_error(error: OSError, folder: Path) -> CacheError:
     return CacheError(f"{folder} cannot be written: {error.strerror}. What is embedded is kept; mend it and run again.")
 
 
-def _finish(
-    partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]
-) -> None:
+def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]) -> None:
     import sys
 
     import numpy
@@ -268,9 +264,7 @@ def _finish(
     images, dimensions = partial.shape
     left = missing_blocks(images, images, partial.finished())
     if left:
-        raise CacheError(
-            f"{partial.folder}: rows {left[0].start} to {left[0].stop} were changed while building. Run again."
-        )
+        raise CacheError(f"{partial.folder}: rows {left[0].start} to {left[0].stop} were changed while building. Run again.")
     values = {
         "fingerprint": folder.name,
         "images": images,

@@ -125,9 +125,7 @@ def _check_table(manifest: Path) -> tuple[list[str], set[str]]:
         entries = unseal(manifest.read_bytes())["files"]
     except (OSError, ValueError, KeyError):
         return [f"{manifest} is damaged or was edited. Delete it to have the table built again."], known
-    problems, files = _check_files(
-        manifest.parent, manifest.name, {f"{stem}.{kind}.npy": entries[kind] for kind in entries}
-    )
+    problems, files = _check_files(manifest.parent, manifest.name, {f"{stem}.{kind}.npy": entries[kind] for kind in entries})
     return problems, files | known
 
 
@@ -159,18 +157,14 @@ def _find(fingerprint: str, cache_dir: str | None) -> Path:
         return found[0]
     names = [folder.name for folder in folders]
     if found:
-        raise CacheError(
-            f"{fingerprint!r} fits {len(found)} caches: {', '.join(path.name for path in found)}. Give more digits."
-        )
+        raise CacheError(f"{fingerprint!r} fits {len(found)} caches: {', '.join(path.name for path in found)}. Give more digits.")
     listed = ", ".join(names) or "none"
     raise CacheError(f"no cache {fingerprint!r} in {root}; there: {listed}.{did_you_mean(fingerprint, names)}")
 
 
 def _whole(folder: Path) -> Path:
     if folder.name.endswith(PARTIAL):
-        raise CacheError(
-            f"{folder} is a build that did not end, or is under way. The next run with its prior finishes it."
-        )
+        raise CacheError(f"{folder} is a build that did not end, or is under way. The next run with its prior finishes it.")
     return folder
 
 

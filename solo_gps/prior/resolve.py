@@ -44,9 +44,7 @@ def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = N
     except AttributeError as error:
         raise ConfigError(f"prior: wanted a group of keys, got {prior!r}.") from error
     if not isinstance(name, str) or not name:
-        raise ConfigError(
-            f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}."
-        )
+        raise ConfigError(f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}.")
     encoder_class = lookup("register_encoders", "prior", name)
     encoder: Encoder = encoder_class(parse(prior, encoder_class.config_class, "prior"))
     encoder.check(images)
@@ -72,9 +70,7 @@ def device_of(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"prior.device={name!r} is not a device; wanted auto, cpu, cuda or cuda:<n>.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"prior.device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices. Use auto or cpu."
-        )
+        raise ConfigError(f"prior.device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices. Use auto or cpu.")
     return device
 
 

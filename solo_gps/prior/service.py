@@ -91,9 +91,7 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
     return embeddings
 
 
-def _build_locked(
-    images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None
-) -> bool:
+def _build_locked(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None) -> bool:
     """Builds unless another process just did; returns whether this one built."""
     from contextlib import nullcontext
 

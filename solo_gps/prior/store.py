@@ -82,9 +82,7 @@ def _open_array(folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
         raise CacheError(f"{path} is damaged: {error}. {mend}") from error
     wanted = (manifest["images"], manifest["dimensions"], manifest["dtype"])
     if (*shape, dtype) != wanted or path.stat().st_size != offset + np.dtype(dtype).itemsize * shape[0] * shape[1]:
-        raise CacheError(
-            f"{path} holds {(*shape, dtype)}, the manifest says {wanted} (images, dimensions, type). {mend}"
-        )
+        raise CacheError(f"{path} holds {(*shape, dtype)}, the manifest says {wanted} (images, dimensions, type). {mend}")
     return np.memmap(path, np.dtype(dtype), "r", offset, shape)
 
 

@@ -92,9 +92,7 @@ class EncoderContract:
         identity = encoder.identity()
         assert json.loads(json.dumps(identity, allow_nan=False)) == identity
         assert not set(identity) & set(RUNTIME_KEYS)
-        other = self.make(
-            digit_images, batch_size=3, num_workers=2, device="cpu", cache_dir="/elsewhere", space="cosine"
-        )
+        other = self.make(digit_images, batch_size=3, num_workers=2, device="cpu", cache_dir="/elsewhere", space="cosine")
         assert other.identity() == identity, "how the work is done, or fit, changed the identity"
 
     def test_precision_is_part_of_the_identity(self, encoder: Encoder, digit_images: Any) -> None:
@@ -174,7 +172,6 @@ def test_registering_imports_neither_torch_nor_numpy_nor_timm() -> None:
         "assert not {'torch', 'numpy', 'timm', 'torchvision'} & set(sys.modules)"
     )
     best = min(
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)
     )
     assert best < 0.02

@@ -109,9 +109,7 @@ def test_kmeans_finds_separate_groups() -> None:
     generator = torch.Generator().manual_seed(0)
     groups = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     rows = (groups[torch.arange(300) % 3] + 0.1 * torch.randn(300, 2, generator=generator))[torch.randperm(300)]
-    found = min(
-        (_kmeans(rows, 3, torch.Generator().manual_seed(seed)) for seed in range(5)), key=lambda c: _inertia(rows, c)
-    )
+    found = min((_kmeans(rows, 3, torch.Generator().manual_seed(seed)) for seed in range(5)), key=lambda c: _inertia(rows, c))
     assert torch.cdist(groups, found).min(1).values.max() < 0.1
 
 
@@ -139,9 +137,7 @@ def test_training_lowers_the_held_out_loss_and_seeds_matter(
     assert not torch.equal(again.embed(pixels), other.embed(pixels))
 
 
-def test_training_stops_early(
-    digit_images: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_stops_early(digit_images: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "solo_gps.prior")
     encoder = resolve_prior({"name": "vae", "image_size": 8, "width": 4, "epochs": 50, "patience": 2})
     encoder.load(CPU)
@@ -174,17 +170,13 @@ def test_silent_progress_says_nothing(caplog: pytest.LogCaptureFixture, monkeypa
     assert not caplog.records
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.21, "4.2s"), (200, "3m20s"), (3725, "1h02m"), (float("inf"), "unknown time")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2s"), (200, "3m20s"), (3725, "1h02m"), (float("inf"), "unknown time")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
 @pytest.mark.parametrize("augmentation", ["flip", "crop", "simclr"])
-def test_augmented_embedding_is_the_mean_over_seeded_draws(
-    digit_images: Any, augmentation: str, tmp_path: Path
-) -> None:
+def test_augmented_embedding_is_the_mean_over_seeded_draws(digit_images: Any, augmentation: str, tmp_path: Path) -> None:
     prior = {"name": "pixels", "image_size": 8, "augmentation": augmentation, "draws": 3, "seed": 5}
     array = embed(digit_images, {**prior, "batch_size": 50}).array
     from solo_gps.encoders.preprocess import Augmented, SquareResize

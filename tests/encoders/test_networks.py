@@ -35,9 +35,7 @@ def worst(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_convnext"])
-def test_timm_model_with_a_local_checkpoint_equals_the_bare_network(
-    folder_images: Any, tmp_path: Path, model: str
-) -> None:
+def test_timm_model_with_a_local_checkpoint_equals_the_bare_network(folder_images: Any, tmp_path: Path, model: str) -> None:
     torch.manual_seed(2)
     network = timm.create_model(model, num_classes=0)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
@@ -99,9 +97,7 @@ def test_small_stem_is_found_by_the_weights(folder_images: Any, tmp_path: Path) 
     network.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
     network.maxpool = torch.nn.Identity()
     network.fc = torch.nn.Identity()
-    torch.save(
-        {"state_dict": {f"encoder.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "a.ckpt"
-    )
+    torch.save({"state_dict": {f"encoder.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "a.ckpt")
     transform = transforms.Compose(
         [transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     )
@@ -114,9 +110,7 @@ def test_layers_are_averaged_over_positions_and_concatenated(folder_images: Any)
     prior = {"name": "random", "image_size": 32, "layers": ["layer1", "output", "layer3.1.conv2"]}
     encoder = resolve_prior(prior)
     encoder.load(torch.device("cpu"))
-    pixels = torch.stack(
-        [torch.from_numpy(encoder.transform()(folder_images.image(index)).copy()) for index in range(4)]
-    )
+    pixels = torch.stack([torch.from_numpy(encoder.transform()(folder_images.image(index)).copy()) for index in range(4)])
     torch.default_generator.manual_seed(0)
     net = torchvision.models.resnet18().eval()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -69,7 +70,9 @@ def compare(path):
     agree = all(same_on_both_ranks(value) for value in rows.values()) and filled == min(48, len(after["pnn.rows.index"]))
     told = ignored >= set(rows)
     verdict = f"{'equal' if equal else 'DIFFERENT'}, rows {'agree' if agree and told else f'DISAGREE {filled} {told}'}"
-    print(f"rank {dist.get_rank()} {method}: {verdict}", flush=True)
+    # Not to the output, where the lines of two processes run into each other.
+    with Path(f"rank-{dist.get_rank()}.txt").open("a") as file:
+        print(f"{method}: {verdict}", file=file)
 
 
 def main(recipes):

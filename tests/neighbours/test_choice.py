@@ -85,13 +85,9 @@ def test_a_backend_that_is_not_installed_names_its_extra(backend, extra, without
 
 
 def test_faiss_without_gpu_or_cagra_is_named(monkeypatch):
-    monkeypatch.setattr(
-        device, "find_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason="")
-    )
+    monkeypatch.setattr(device, "find_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason=""))
     assert "Uninstall faiss-cpu" in faiss_missing("faiss_gpu", gpu=True)
-    monkeypatch.setattr(
-        device, "find_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason="")
-    )
+    monkeypatch.setattr(device, "find_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason=""))
     assert faiss_missing("faiss_gpu", gpu=True) is None
     assert "cuVS" in faiss_missing("faiss_cagra", gpu=True, cagra=True)
     both = Faiss(version="1.14", package="faiss-cpu and faiss-gpu", gpus=2, cagra=False, reason="")

@@ -61,9 +61,7 @@ class ExactContract:
         return find(points(array, space), {"backend": self.backend, **self.search}, **request)
 
     @pytest.mark.parametrize("space", ["euclidean", "cosine"])
-    @pytest.mark.parametrize(
-        ("images", "columns", "k"), [(2, 1, 1), (30, 1, 29), (120, 3, 7), (257, 64, 20), (40, 5, 39)]
-    )
+    @pytest.mark.parametrize(("images", "columns", "k"), [(2, 1, 1), (30, 1, 29), (120, 3, 7), (257, 64, 20), (40, 5, 39)])
     def test_random_points(self, images, columns, k, space):
         array = np.random.default_rng(images).standard_normal((images, columns)).astype(np.float32)
         assert_same_up_to_rounding(self.find(array, space, k=k), array, k, space)

@@ -115,9 +115,7 @@ def free_port() -> int:
 
 
 def rank_main(rank: int, world: int, port: int, images: Any, prior: dict[str, Any], answers: Any) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     try:
         embeddings = embed(images, prior, together=True)
         answers.put((rank, hashlib.sha256(embeddings.array.tobytes()).hexdigest()))
@@ -127,9 +125,7 @@ def rank_main(rank: int, world: int, port: int, images: Any, prior: dict[str, An
 
 def run_ranks(world: int, images: Any, prior: dict[str, Any]) -> dict[int, str]:
     port, answers = free_port(), fork.Queue()
-    processes = [
-        fork.Process(target=rank_main, args=(rank, world, port, images, prior, answers)) for rank in range(world)
-    ]
+    processes = [fork.Process(target=rank_main, args=(rank, world, port, images, prior, answers)) for rank in range(world)]
     for process in processes:
         process.start()
     got = dict(answers.get(timeout=120) for _ in processes)
@@ -138,9 +134,7 @@ def run_ranks(world: int, images: Any, prior: dict[str, Any]) -> dict[int, str]:
     return got
 
 
-@pytest.mark.parametrize(
-    "prior", [{"name": "pca", "image_size": 8}, {"name": "random", "image_size": 32, "layers": ["layer1"]}]
-)
+@pytest.mark.parametrize("prior", [{"name": "pca", "image_size": 8}, {"name": "random", "image_size": 32, "layers": ["layer1"]}])
 def test_two_ranks_equal_one_process(digit_images: Any, tmp_path: Path, prior: dict[str, Any]) -> None:
     digit_images.pixels = digit_images.pixels[:100]
     keys = {**prior, "batch_size": 8, "num_workers": 0}
@@ -193,9 +187,7 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(digit_images: Any, ca
 def test_an_embedding_that_is_not_finite_is_refused(digit_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from solo_gps.encoders.pixels import PixelsEncoder
 
-    monkeypatch.setattr(
-        PixelsEncoder, "embed", lambda self, batch: batch.flatten(1).float() / (batch.float().mean() * 0)
-    )
+    monkeypatch.setattr(PixelsEncoder, "embed", lambda self, batch: batch.flatten(1).float() / (batch.float().mean() * 0))
     with pytest.raises(DataError, match=r"the embedding of image 0 is not finite. Try prior.precision=fp32"):
         embed(digit_images, {"name": "pixels"})
     monkeypatch.setattr(PixelsEncoder, "embed", lambda self, batch: batch.flatten(1).float() * 1e6)

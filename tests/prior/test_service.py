@@ -17,9 +17,7 @@ from solo_gps.prior.resolve import device_of
 
 
 @pytest.mark.usefixtures("cache_dir")
-def test_default_prior_needs_no_download_and_finds_its_cache_again(
-    digit_images: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_default_prior_needs_no_download_and_finds_its_cache_again(digit_images: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "solo_gps.prior")
     first = embed(digit_images)
     assert "prior patches: built the embeddings of 120 images" in caplog.text
@@ -102,9 +100,7 @@ def test_a_wrong_prior_is_one_clear_error_before_any_work(prior: Any, error: typ
 
 
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("1", 1), ("3", 1)])
-def test_each_local_rank_takes_a_gpu_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, index: int
-) -> None:
+def test_each_local_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local_rank: str | None, index: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -138,9 +134,7 @@ def test_brought_arrays_are_checked(tmp_path: Path) -> None:
 def test_a_brought_array_is_taken_as_it_is(digit_images: Any, cache_dir: Path, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(120, 5))
     np.save(tmp_path / "mine.npy", rows)
-    embeddings = embed(
-        digit_images, {"name": "array", "path": str(tmp_path / "mine.npy"), "batch_size": 7, "space": "cosine"}
-    )
+    embeddings = embed(digit_images, {"name": "array", "path": str(tmp_path / "mine.npy"), "batch_size": 7, "space": "cosine"})
     np.testing.assert_array_equal(embeddings.array, rows.astype(np.float32))
     assert embeddings.space == "cosine"
     assert embeddings.folder is not None
@@ -149,9 +143,7 @@ def test_a_brought_array_is_taken_as_it_is(digit_images: Any, cache_dir: Path, t
 
 @pytest.mark.usefixtures("cache_dir")
 def test_half_precision_storage(digit_images: Any) -> None:
-    full, half = (
-        embed(digit_images, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16")
-    )
+    full, half = (embed(digit_images, {"name": "pixels", "storage": storage}).array for storage in ("float32", "float16"))
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
 
