@@ -3,8 +3,8 @@
     python benchmarks/loader.py                      # in-memory images and JPEG files that it writes itself
     python benchmarks/loader.py --folder data/train  # your own class folders
 
-Each pair of loaders runs in turn, several times; the table gives medians. Without workers, the time is the process's CPU time, which
-other programs on the machine disturb little; with workers, it is the wall's.
+Each pair of loaders runs in turn, several times; the table gives medians. Without workers, the time is the process's CPU time,
+which other programs on the machine disturb little; with workers, it is the wall's.
 """
 
 from __future__ import annotations
