@@ -22,9 +22,14 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
         epilog="example: solo-gps cache build data/train --prior timm model=vit_small_patch14_dinov2 --k 10",
     )
     build.add_argument("folder", type=Path, help="images in class folders, as data.train_path")
-    build.add_argument("--prior", default=None, help="name of the prior; default: the one that needs no download")
+    build.add_argument(
+        "--prior",
+        nargs="+",
+        default=None,
+        metavar=("NAME", "KEY=VALUE"),
+        help="name of the prior, and its keys as after prior. in a recipe; default: the one that needs no download",
+    )
     build.add_argument("--k", type=int, default=None, help="also find this many neighbours of every image")
-    build.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="keys of the prior, as after prior. in a recipe")
     build.set_defaults(run=_build)
     listed = commands.add_parser("list", help="sizes and ages", epilog="example: solo-gps cache list")
     listed.set_defaults(run=_list)
@@ -67,12 +72,13 @@ def _prior_node(options: argparse.Namespace) -> dict[str, Any] | None:
 
     from solo_gps.encoders import DEFAULT_ENCODER
 
-    for key in options.keys:
+    name, *assignments = options.prior or [DEFAULT_ENCODER]
+    for key in assignments:
         if "=" not in key:
             raise ConfigError(f"{key!r}: wanted KEY=VALUE, for example batch_size=64.")
-    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(options.keys)))  # type: ignore[assignment]
+    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(assignments))  # type: ignore[assignment]
     folder = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
-    return {"name": options.prior or DEFAULT_ENCODER, **folder, **keys}
+    return {"name": name, **folder, **keys}
 
 
 def _list(options: argparse.Namespace) -> int:

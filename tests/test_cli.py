@@ -108,3 +108,18 @@ def test_config_path_is_relative_to_the_working_folder(tmp_path, monkeypatch):
     rest, path, name = cli._absolute_config_path(["--config-path", "recipes", "--config-name=x", "+sampler=gps", "-m"])
     assert rest == ["--config-path", str(tmp_path / "recipes"), "--config-name", "x", "+sampler=gps", "-m"]
     assert (path, name) == ("recipes", "x")
+
+
+@pytest.mark.host
+def test_a_cache_is_built_with_a_priors_keys_listed_verified_and_removed(digits, capsys):
+    folder = str(digits / "train")
+    assert cli.main(["cache", "build", folder, "--prior", "pixels", "image_size=8", "space=cosine", "--k", "3"]) == 0
+    built = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (built / "embeddings.npy").is_file()
+    assert cli.main(["cache", "verify", built.name[:6]]) == 0
+    assert cli.main(["cache", "list"]) == 0
+    assert built.name[:12] in capsys.readouterr().out
+    assert cli.main(["cache", "remove", built.name[:6]]) == 0
+    assert not built.exists()
+    assert cli.main(["cache", "build", folder, "--prior", "pixels", "image_sise=8"]) == 1
+    assert "Did you mean 'image_size'?" in capsys.readouterr().err
