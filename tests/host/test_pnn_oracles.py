@@ -48,7 +48,7 @@ class Seen:
         return [tensor.detach().double() for tensor in self.outs[-1][name]]
 
     def own_loss(self):
-        return float(self.loss.detach()) - float(self.outs[-1]["loss"])
+        return float(self.loss.detach()) - float(self.outs[-1]["loss"].detach())
 
     def gradients(self, name):
         return [tensor.grad.double() for tensor in self.outs[-1][name]]
