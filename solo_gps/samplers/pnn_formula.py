@@ -33,7 +33,8 @@ def pseudo_neighbour(
     """
     with torch.autocast(z.device.type, enabled=False):
         dtype = torch.promote_types(z.dtype, torch.float32)
-        z, neighbour = z.to(dtype), neighbour.to(dtype)
+        # In one memory layout: torch sums the same numbers in another order in another layout, and the ratios below would miss 1.
+        z, neighbour = z.to(dtype).contiguous(), neighbour.to(dtype).contiguous()
         length = z.norm(dim=-1, keepdim=True)
         if sphere:
             neighbour = neighbour * _ratio(length, neighbour.norm(dim=-1, keepdim=True))

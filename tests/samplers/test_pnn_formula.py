@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,6 +39,21 @@ def test_alpha_one_is_the_anchor_to_the_last_bit(pair, sphere, dtype):
 def test_alpha_zero_is_the_neighbour_to_the_last_bit(pair, dtype):
     z, neighbour = pair.to(dtype)
     assert torch.equal(pseudo_neighbour(z, neighbour, alpha=0.0, beta=0.0, sphere=False).to(dtype), neighbour)
+
+
+def layouts(z):
+    """The same numbers row by row, column by column, with gaps, and off the boundaries of the allocator."""
+    spread, shifted = torch.zeros(len(z), 2 * z.shape[1]), torch.zeros(z.numel() + 3)
+    spread[:, ::2], shifted[3:] = z, z.flatten()
+    return [z, z.T.contiguous().T, spread[:, ::2], shifted[3:].view_as(z)]
+
+
+@pytest.mark.parametrize("columns", [7, 33, 128])
+def test_both_ends_are_exact_in_any_layout_of_memory(columns):
+    pair = torch.randn(2, 64, columns, generator=torch.Generator().manual_seed(columns))
+    for z, neighbour in product(*map(layouts, pair)):
+        assert torch.equal(pseudo_neighbour(z, neighbour, alpha=1.0, beta=0.0, sphere=True), z)
+        assert torch.equal(pseudo_neighbour(z, neighbour, alpha=0.0, beta=0.0, sphere=False), neighbour)
 
 
 @given(pair=vectors, alpha=st.floats(0, 1), sphere=st.booleans())
