@@ -16,7 +16,9 @@ with warnings.catch_warnings():
         import solo.methods  # noqa: F401
 
 import torch
+from image_sets import ArrayImages, FolderImages, digits_pixels
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4
@@ -38,7 +40,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's real handwritten digits 0 to 3, 8 x 8, as PNG files: train/<digit>/ and val/<digit>/."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     folder = tmp_path_factory.mktemp("digits")
@@ -51,6 +52,29 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((image * (255 / 16)).round().astype("uint8")).convert("RGB").save(file)
     return folder
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, named by the environment."""
+    monkeypatch.setenv("SOLO_GPS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def digit_images() -> ArrayImages:
+    """120 handwritten digits in memory."""
+    return ArrayImages(digits_pixels(120))
+
+
+@pytest.fixture
+def folder_images(tmp_path: Path) -> FolderImages:
+    """30 handwritten digits as PNG files of mixed sizes."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for index, pixels in enumerate(digits_pixels(30)):
+        Image.fromarray(pixels).resize((8 + index % 3, 8 + index % 5)).save(root / f"{index:02d}.png")
+    return FolderImages(root)
 
 
 PLAIN_CROP = {

@@ -218,17 +218,15 @@ def test_a_broken_state_of_an_interrupted_build_is_learned_anew(digit_images: An
 @pytest.mark.slow
 def test_torchrun_equals_one_process(folder_images: Any, tmp_path: Path) -> None:
     script = tmp_path / "build.py"
-    conftest = Path(__file__).with_name("conftest.py")
     script.write_text(
-        "import importlib.util, sys, pathlib\n"
-        f"spec = importlib.util.spec_from_file_location('helpers', {str(conftest)!r})\n"
-        "helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)\n"
+        "import pathlib\n"
+        "from image_sets import FolderImages\n"
         "from solo_gps.prior import embed\n"
-        f"images = helpers.FolderImages(pathlib.Path({str(folder_images.root)!r}))\n"
+        f"images = FolderImages(pathlib.Path({str(folder_images.root)!r}))\n"
         f"embed(images, {{'name': 'pca', 'batch_size': 4, 'cache_dir': {str(tmp_path / 'together')!r}}}, together=True)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     alone = embed(folder_images, {"name": "pca", "batch_size": 4, "cache_dir": str(tmp_path / "alone")})
     assert alone.folder is not None

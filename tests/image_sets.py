@@ -1,4 +1,4 @@
-"""Image sets for the tests of the prior room: real handwritten digits in memory and in a folder."""
+"""Image sets for tests: real handwritten digits in memory and in a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 
@@ -59,26 +58,3 @@ def digits_pixels(count: int) -> np.ndarray:
     from sklearn.datasets import load_digits
 
     return (load_digits().images[:count] / 16 * 255).astype(np.uint8)
-
-
-@pytest.fixture
-def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, named by the environment."""
-    monkeypatch.setenv("SOLO_GPS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def digit_images() -> ArrayImages:
-    """120 handwritten digits in memory."""
-    return ArrayImages(digits_pixels(120))
-
-
-@pytest.fixture
-def folder_images(tmp_path: Path) -> FolderImages:
-    """30 handwritten digits as PNG files of mixed sizes."""
-    root = tmp_path / "images"
-    root.mkdir()
-    for index, pixels in enumerate(digits_pixels(30)):
-        Image.fromarray(pixels).resize((8 + index % 3, 8 + index % 5)).save(root / f"{index:02d}.png")
-    return FolderImages(root)
