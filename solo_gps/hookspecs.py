@@ -96,7 +96,7 @@ def wrap_method(method: type, cfg: Mapping[str, Any]) -> type | None:
 
 @hookspec
 def on_table_built(sampler: str, table: NeighbourTable, labels: np.ndarray | None) -> None:
-    """Called in the main process of each rank when a sampler has its neighbour table, before training.
+    """Called in the main process of each rank when a sampler has its neighbour table: before training, and after each refresh.
 
     Args:
         sampler: Name of the sampler.

@@ -40,7 +40,7 @@ def test_python_blocks_compile(page):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_groups_that_are_typed_exist(page):
     text = page.read_text()
-    for group in ("sampler", "prior", "search"):
+    for group in ("sampler", "prior", "search", "refresh"):
         known = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")} | {"mirror"}
         for typed in re.findall(rf"\+{group}=(\[[\w,]+\]|\w+)", text):
             assert set(typed.strip("[]").split(",")) <= known, typed

@@ -11,7 +11,7 @@ from solo_gps.config import check_at_least, check_choice
 from solo_gps.encoders.architectures import LIBRARIES
 from solo_gps.encoders.base import PriorConfig
 from solo_gps.encoders.network import IMAGENET_MEAN, IMAGENET_STD, NetworkEncoder
-from solo_gps.encoders.preprocess import ResizeCrop
+from solo_gps.encoders.preprocess import ResizeCrop, shorter_side
 from solo_gps.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STEMS = ("auto", "imagenet", "small")
-SMALL_IMAGE = 96
-"""Up to this side images are not cropped: small images have no margin to lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +109,7 @@ class CheckpointEncoder(NetworkEncoder):
         return ResizeCrop(self._resize(), self.config.image_size)
 
     def _resize(self) -> int:
-        size: int = self.config.image_size
-        if self.config.resize is not None:
-            return int(self.config.resize)
-        return size if size <= SMALL_IMAGE else round(size / 0.875)
+        return shorter_side(self.config.image_size) if self.config.resize is None else int(self.config.resize)
 
 
 def _has_small_stem(state: dict[str, torch.Tensor], prefix: str, network: torch.nn.Module) -> bool:

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+SMALL_IMAGE = 96
+"""Up to this side images are not cropped: small images have no margin to lose."""
+
+
+def shorter_side(crop: int) -> int:
+    """What the shorter side is scaled to before a centre crop of side ``crop``, as is usual in evaluation, in pixels."""
+    return crop if crop <= SMALL_IMAGE else round(crop / 0.875)
+
+
 @dataclass(frozen=True)
 class SquareResize:
     """Squeezes an image of any size into ``size`` x ``size``: one fixed shape whatever the folder holds.

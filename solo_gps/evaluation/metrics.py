@@ -38,6 +38,28 @@ def table_purity(table: NeighbourTable, labels: NDArray[np.integer]) -> float:
     return float((labels[table.indices] == labels[:, None])[judged].mean()) if judged.any() else float("nan")
 
 
+def table_change(before: NeighbourTable | None, after: NeighbourTable, labels: NDArray[np.integer] | None) -> dict[str, float]:
+    """Describes a neighbour table that takes the place of another.
+
+    Args:
+        before: Neighbours of N images, padded with -1; ``None`` when there were none.
+        after: Their neighbours now.
+        labels: (N,) classes, -1 where unknown, or ``None``.
+
+    Returns:
+        ``empty``: share of images without a neighbour; ``purity``: share of all neighbours with their anchor's label, where
+        labels are known; ``kept``: share of all neighbours that the same image had before.
+    """
+    there = after.indices >= 0
+    values = {"empty": float((~there.any(axis=1)).mean())}
+    if labels is not None and not np.isnan(purity := table_purity(after, labels)):
+        values["purity"] = purity
+    if before is not None and there.any():
+        rows = np.arange(len(after.indices), dtype=np.int64)[:, None] * len(after.indices)
+        values["kept"] = float(np.isin((rows + after.indices)[there], (rows + before.indices)[before.indices >= 0]).mean())
+    return values
+
+
 def knn_accuracy(
     train: NDArray[np.floating],
     train_labels: NDArray[np.integer],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
-from solo_gps.errors import HostError
-from solo_gps.evaluation.metrics import pair_purity, table_purity
+from solo_gps.errors import DataError, HostError
+from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.detect import Host, detect_host
 from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method
 from solo_gps.host.precheck import check_recipe, make_samplers
+from solo_gps.host.refresh import Refresh, make_refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
 from solo_gps.plugins import plugin_manager
 from solo_gps.samplers.base import PriorSpace, Sampler
@@ -28,6 +29,7 @@ from solo_gps.samplers.base import PriorSpace, Sampler
 log = logging.getLogger(__name__)
 
 LABEL_MASKED = ("supcon",)
+CHECKPOINT_KEY = "solo_gps"
 REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
 
 
@@ -38,12 +40,14 @@ class Activation:
         cfg: The whole recipe.
         host: The installed solo-learn.
         samplers: Name to sampler, in the order in which they act.
+        refresh: When the network being trained becomes the prior; ``None`` for never.
     """
 
-    def __init__(self, cfg: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+    def __init__(self, cfg: DictConfig, host: Host, samplers: Mapping[str, Sampler], refresh: Refresh | None = None) -> None:
         self.cfg = cfg
         self.host = host
         self.samplers = dict(samplers)
+        self.refresh = refresh
         self.images: ImageSet | None = None
         self.space: PriorSpace | None = None
         self.tables: dict[str, NeighbourTable] = {}
@@ -53,6 +57,8 @@ class Activation:
         self._loader_epochs = 0
         self._resumed_epoch: int | None = None
         self._announced_epoch: int | None = None
+        self._without_table: set[str] = set()
+        self._refreshed: dict[str, float] = {}
 
     @property
     def guides_images(self) -> bool:
@@ -86,14 +92,39 @@ class Activation:
     def _prepare(self, dataset: Any) -> ImageSet:
         images = self.images = host_images(dataset)
         space = self.space = PriorSpace(images, self.cfg.get("prior"), self.cfg.get("search"))
-        for name, sampler in self.samplers.items():
+        refreshed_first = self.refresh is not None and self.refresh.config.first == 0
+        self._without_table = {name for name in self._refreshable if refreshed_first}
+        self._build_tables(space, [name for name in self.samplers if name not in self._without_table])
+        return images
+
+    def _build_tables(self, space: PriorSpace, names: Iterable[str]) -> None:
+        for name in names:
+            sampler = self.samplers[name]
             table = sampler.prepare(space, same_label=self._same_label)
-            draw_exhibits(sampler.exhibits(), images)
+            draw_exhibits(sampler.exhibits(), space.images)
             if table is not None:
                 self.tables[name] = table
-                _log_table(name, table, images)
-                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=images.labels)
-        return images
+                _log_table(name, table, space.images)
+                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=space.images.labels)
+
+    @property
+    def _refreshable(self) -> list[str]:
+        return [name for name, sampler in self.samplers.items() if sampler.refreshable]
+
+    def _refresh(self, epoch: int) -> None:
+        """Builds the tables anew in the space of the network as it is now."""
+        assert self.refresh is not None
+        assert self.images is not None
+        assert self.dataset is not None
+        before = dict(self.tables)
+        log.info("epoch %d: the network being trained becomes the prior (its %s)", epoch, self.refresh.config.of)
+        with self.refresh.embeddings(self.images, self.dataset.pipelines[0]) as embeddings:
+            self._build_tables(PriorSpace.of(self.images, embeddings, self.cfg.get("search")), self._refreshable)
+        self.refresh.epoch = epoch
+        self._without_table.clear()
+        for name in self._refreshable:
+            values = table_change(before.get(name), self.tables[name], self.images.labels)
+            self._refreshed.update({f"refresh_{name}_{key}": value for key, value in values.items()})
 
     def _guide(self, dataset: Any) -> GuidedDataset:
         images = self._prepare(dataset)
@@ -117,13 +148,17 @@ class Activation:
         assert self.images is not None
         plain = np.arange(len(self.images), dtype=np.int32)
         pairs = Pairs(anchors=plain, positives=plain)
-        for sampler in self.samplers.values():
-            pairs = sampler.pairs(pairs, epoch)
+        for name, sampler in self.samplers.items():
+            if name not in self._without_table:
+                pairs = sampler.pairs(pairs, epoch)
         return pairs
 
     def _start_epoch(self) -> Pairs:
         assert self.images is not None
         epoch = self._epoch()
+        if self.refresh is not None and self.refresh.due(epoch):
+            with self.loader_errors():
+                self._refresh(epoch)
         self._loader_epochs += 1
         pairs = self._pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
@@ -143,6 +178,36 @@ class Activation:
         """
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
+        if self.refresh is not None and CHECKPOINT_KEY in checkpoint:
+            self._use_tables(checkpoint[CHECKPOINT_KEY])
+
+    def _use_tables(self, saved: Mapping[str, Any]) -> None:
+        assert self.refresh is not None
+        assert self.images is not None, "the loader comes before the checkpoint"
+        for name in self._refreshable:
+            table = NeighbourTable(**{key: tensor.numpy() for key, tensor in saved["tables"][name].items()})
+            if len(table.indices) != len(self.images):
+                raise DataError(
+                    f"the checkpoint's neighbours of sampler {name!r} are of {len(table.indices):,} images, the training set has "
+                    f"{len(self.images):,}. Resume with the set that the run began with."
+                )
+            self.samplers[name].use(table)
+            self.tables[name] = table
+        self.refresh.epoch = saved["refreshed_epoch"]
+        self._without_table.clear()
+
+    def save_to(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the refreshed tables to a checkpoint: the weights that they were made with are gone by then."""
+        if self.refresh is None or self.refresh.epoch is None:
+            return
+        tables = {
+            name: {
+                "indices": torch.from_numpy(np.array(self.tables[name].indices)),
+                "distances": torch.from_numpy(np.array(self.tables[name].distances)),
+            }
+            for name in self._refreshable
+        }
+        checkpoint[CHECKPOINT_KEY] = {"refreshed_epoch": self.refresh.epoch, "tables": tables}
 
     def tag(self, cfg: Any) -> None:
         """Appends the samplers to the run's name, in place.
@@ -194,6 +259,11 @@ class Activation:
         share, purity = pair_purity(self.dataset.anchors.numpy(), self.dataset.positives.numpy(), unknown)
         return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})
 
+    def take_refreshed(self) -> dict[str, float]:
+        """Returns what the latest refresh changed (:func:`table_change`), once."""
+        values, self._refreshed = self._refreshed, {}
+        return values
+
     def lightning_callback(self) -> Any:
         """Returns the callback that ties the plugin to the trainer that the host makes."""
         activation = self
@@ -211,7 +281,10 @@ class Activation:
 
             def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
                 activation._resumed_epoch = None
-                values = activation.diagnostics()
+
+            def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+                # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
+                values = activation.diagnostics() | activation.take_refreshed()
                 if values:
                     pl_module.log_dict(values, on_step=False, on_epoch=True)
 
@@ -254,7 +327,8 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
     samplers = make_samplers(recipe)
     host = detect_host()
     check_recipe(recipe, host, samplers)
-    activation = Activation(recipe, host, samplers)
+    refresh = make_refresh(recipe, host, samplers)
+    activation = Activation(recipe, host, samplers, refresh)
     with ExitStack() as stack:
         stack.enter_context(_as_current(activation))
         stack.enter_context(host.switched_on())

@@ -44,6 +44,8 @@ class _Guided:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._activation.tag(args[0] if args else kwargs.get("cfg"))
+        if self._activation.refresh is not None:
+            self._activation.refresh.watch(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
         self._crops_seen = {"online": 0, "momentum": 0}
@@ -56,6 +58,10 @@ class _Guided:
     def on_load_checkpoint(self, checkpoint: Any) -> None:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         self._activation.resume_from(checkpoint)
+
+    def on_save_checkpoint(self, checkpoint: Any) -> None:
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        self._activation.save_to(checkpoint)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 # What makes two runs different besides what solo-learn's AutoResumer compares by itself.
-RESUME_KEYS = ("sampler", "prior")
+RESUME_KEYS = ("sampler", "prior", "refresh")
 
 
 class Solo106:
@@ -38,7 +38,7 @@ class Solo106:
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
-        """Makes AutoResumer compare sampler and prior, so that a guided run never resumes another's checkpoint."""
+        """Makes AutoResumer compare sampler, prior and refresh, so that a guided run never resumes another's checkpoint."""
         from solo.utils.auto_resumer import AutoResumer
 
         before = AutoResumer.SHOULD_MATCH

@@ -12,9 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solo_gps.encoders.loading import PreprocessedImages, batches, worker_count
+from solo_gps.encoders.loading import worker_count
 from solo_gps.encoders.progress import Progress, duration
 from solo_gps.errors import CacheError, DataError
+from solo_gps.prior.forward import embed_batch, loaded_batches
 from solo_gps.prior.manifest import write_manifest
 from solo_gps.prior.partial import Partial, missing_blocks
 from solo_gps.prior.ranks import Ranks
@@ -128,7 +129,7 @@ def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
 
 
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:
-    rows = _forward(encoder, next(_loaded(images, encoder, [range(1)], workers=0)))
+    rows = embed_batch(encoder, next(loaded_batches(images, encoder, [range(1)], workers=0)))
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise DataError(f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions).")
     return int(rows.shape[1])
@@ -142,45 +143,19 @@ def _todo(partial: Partial, images: int, batch_size: int) -> list[tuple[int, int
     return [(block.start, block.stop) for block in missing_blocks(images, batch_size, finished)]
 
 
-def _loaded(images: ImageSet, encoder: Encoder, blocks: list[range], workers: int) -> Any:
-    import torch
-
-    assert encoder.device is not None, "load comes first"
-    if not encoder.reads_images:
-        return (torch.arange(block.start, block.stop) for block in blocks)
-    transform: Any = encoder.transform()
-    augmented = encoder.config.augmentation != "none"
-    if augmented:
-        from solo_gps.encoders.preprocess import Augmented
-
-        transform = Augmented(transform, encoder.config.augmentation, encoder.config.draws, encoder.config.seed)
-    return batches(PreprocessedImages(images, transform, augmented), blocks, num_workers=workers, device=encoder.device)
-
-
-def _forward(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
-    """Embeds a batch; draws (B, R, C, H, W) of an augmentation become the mean of their embeddings."""
-    import torch
-
-    with torch.inference_mode(), encoder.autocast():
-        if batch.ndim != 5:
-            return encoder.embed(batch).float()
-        rows = encoder.embed(batch.flatten(0, 1)).float()
-        return rows.unflatten(0, batch.shape[:2]).mean(1)
-
-
 def _embed_blocks(images: ImageSet, encoder: Encoder, partial: Partial, blocks: list[range], ranks: Ranks) -> None:
     count = sum(map(len, blocks))
     workers = worker_count(encoder.config.num_workers, count)
     done = partial.shape[0] - count if ranks.world == 1 else 0
     # Before the thread of the writer: forking workers from a process with threads is not safe.
-    loaded = _loaded(images, encoder, blocks, workers)
+    loaded = loaded_batches(images, encoder, blocks, workers)
     with (
         partial,
         _Writer(partial, encoder.config.name) as writer,
         Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
     ):
         for block, batch in zip(blocks, loaded, strict=True):
-            writer.put(block.start, _forward(encoder, batch))
+            writer.put(block.start, embed_batch(encoder, batch))
             progress.update(len(block))
 
 

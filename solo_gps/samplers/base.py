@@ -31,6 +31,13 @@ class PriorSpace:
         self._prior = prior
         self._search = search
 
+    @classmethod
+    def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None) -> PriorSpace:
+        """Returns the space of embeddings that are there already."""
+        space = cls(images, None, search)
+        space.embeddings = embeddings
+        return space
+
     @cached_property
     def embeddings(self) -> Embeddings:
         """(N, D) embeddings, from the cache or built now."""
@@ -81,10 +88,13 @@ class Sampler:
         config_type: Frozen dataclass of the keys under ``sampler.<name>``.
         pairs_images: Whether :meth:`pairs` chooses positives in the dataset. The host then checks that its training loader was
             really guided, so that a run can never be plain by accident.
+        refreshable: Whether :meth:`prepare` may be called again during training with the space of the network being trained, and
+            its table be put back by :meth:`use`.
     """
 
     config_type: ClassVar[type]
     pairs_images: ClassVar[bool] = False
+    refreshable: ClassVar[bool] = False
 
     def __init__(self, config: Any, *, seed: int) -> None:
         self.config = config
@@ -101,7 +111,7 @@ class Sampler:
         return None
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable | None:
-        """Builds what :meth:`pairs` needs, once, before training, in the main process of each rank.
+        """Builds what :meth:`pairs` needs, before training, in the main process of each rank; again where ``refreshable``.
 
         Args:
             space: The training images in the prior's space.
@@ -111,6 +121,10 @@ class Sampler:
             The neighbour table for those who watch (hook ``on_table_built``), or ``None``.
         """
         return None
+
+    def use(self, table: NeighbourTable) -> None:
+        """Takes a table that :meth:`prepare` returned in an earlier run, out of its checkpoint. Needed where ``refreshable``."""
+        raise NotImplementedError
 
     def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
         """Returns the items of an epoch, given those of the samplers before this one.

@@ -43,6 +43,7 @@ class Gps(Sampler):
 
     config_type: ClassVar[type] = GpsConfig
     pairs_images: ClassVar[bool] = True
+    refreshable: ClassVar[bool] = True
 
     def __init__(self, config: GpsConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed if config.seed is None else config.seed)
@@ -66,8 +67,12 @@ class Gps(Sampler):
         table = space.neighbours(k=None if by_radius else self.config.k, radius=self.config.radius if by_radius else None)
         if same_label:
             table = keep_same_label(table, np.asarray(space.images.labels))
-        self._table = table
+        self.use(table)
         return table
+
+    def use(self, table: NeighbourTable) -> None:
+        """Takes the balls of all images."""
+        self._table = table
 
     def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
         """Chooses a positive for each item that has none yet; pairs of another sampler stay as they are."""

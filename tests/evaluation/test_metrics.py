@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from solo_gps.errors import DataError
-from solo_gps.evaluation.metrics import knn_accuracy, pair_purity, table_purity
+from solo_gps.evaluation.metrics import knn_accuracy, pair_purity, table_change, table_purity
 from solo_gps.interfaces import NeighbourTable
 
 
@@ -38,3 +38,16 @@ def test_knn_accuracy_by_hand():
 def test_knn_needs_as_many_features_as_votes():
     with pytest.raises(DataError, match="k=3 neighbours of 2"):
         knn_accuracy(np.eye(2), np.arange(2), np.eye(2), np.arange(2), k=3)
+
+
+def test_table_change_by_hand():
+    def table(rows):
+        indices = np.array(rows, np.int32)
+        return NeighbourTable(indices=indices, distances=np.where(indices < 0, np.inf, 0).astype(np.float32))
+
+    before = table([[1, 2], [0, 2], [3, -1], [-1, -1]])
+    after = table([[2, 3], [0, 3], [-1, -1], [2, -1]])
+    # Of five neighbours now, 0->2 and 1->0 were there before; 0->2 and 1->3 have the anchor's label; one image of four has none.
+    values = table_change(before, after, np.array([0, 1, 0, 1]))
+    assert values == {"empty": 0.25, "purity": 0.4, "kept": 0.4}
+    assert table_change(None, after, None) == {"empty": 0.25}

@@ -1,0 +1,339 @@
+"""The network being trained as the prior, in real training of both generations."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import functional as F
+
+import solo_gps
+from solo_gps import hookimpl, plugins
+from solo_gps.errors import ConfigError, DataError
+from solo_gps.host.detect import detect_host
+from solo_gps.host.pretrain import pretrain
+
+pytestmark = pytest.mark.host
+HOST = detect_host()
+PIXELS = {"name": "pixels", "image_size": 8}
+NEAREST = {"gps": {"k": 1}}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def nearest_by_hand(model, digits, of, space):
+    """(N,) the nearest other image in the network's own space, image by image and without solo-gps."""
+    backbone = getattr(model, HOST.backbone_name)
+    parts = [backbone] if of == "features" else [backbone, model.projector]
+    modes = {module: module.training for part in parts for module in part.modules()}
+    rows = []
+    with torch.no_grad():
+        for part in parts:
+            part.eval()
+        for image, _ in ImageFolder(digits / "train"):
+            pixels = F.normalize(F.to_tensor(F.resize(image, [32])), MEAN, STD)[None]
+            for part in parts:
+                pixels = part(pixels)
+            rows.append(pixels.flatten().double())
+    for module, mode in modes.items():
+        module.training = mode
+    rows = torch.stack(rows)
+    if space == "cosine":
+        rows = rows / rows.norm(dim=1, keepdim=True)
+    distances = torch.cdist(rows, rows).fill_diagonal_(float("inf"))
+    margin = distances.topk(2, largest=False).values.diff(dim=1).squeeze(1)
+    return distances.argmin(1).numpy(), margin.numpy()
+
+
+@pytest.fixture
+def drawn():
+    """Epoch to positives, as announced."""
+    seen = {}
+
+    class Watcher:
+        @hookimpl
+        def on_epoch_pairs(self, epoch, pairs):
+            seen[epoch] = np.array(pairs.positives)
+
+    watcher = Watcher()
+    plugins.plugin_manager().register(watcher)
+    yield seen
+    plugins.plugin_manager().unregister(watcher)
+
+
+@pytest.fixture
+def expected(monkeypatch, digits):
+    """Method, space -> what the hand finds before the first step of each epoch, recorded while training."""
+
+    def watch(method, of, space):
+        found = {}
+        original = HOST.methods[method]
+
+        class Watched(original):
+            def training_step(self, batch, batch_idx):
+                if batch_idx == 0:
+                    found[self.current_epoch] = nearest_by_hand(self, digits, of, space)
+                return super().training_step(batch, batch_idx)
+
+        monkeypatch.setitem(HOST.methods, method, Watched)
+        return found
+
+    return watch
+
+
+def assert_agree(positives, hand):
+    """Where the hand's nearest is nearer than its second by more than rounding, ours is the same image."""
+    nearest, margin = hand
+    clear = margin > 1e-4 * np.median(margin)
+    assert clear.mean() > 0.9
+    assert (positives[clear] == nearest[clear]).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "of", "space", "workers"),
+    [("simclr", "features", "cosine", 0), ("byol", "projections", "euclidean", 2), ("nnclr", "projections", "cosine", 0)],
+)
+def test_positives_are_neighbours_in_the_network_as_it_is(method, of, space, workers, recipe, train, digits, drawn, expected):
+    found = expected(method, of, space)
+    cfg = recipe(method, max_epochs=4, sampler=NEAREST, refresh={"of": of, "space": space, "every": 2, "start": 0})
+    cfg.data.num_workers = workers
+    run = train(cfg)
+    assert sorted(drawn) == sorted(found) == [0, 1, 2, 3]
+    assert_agree(drawn[0], found[0])
+    assert_agree(drawn[2], found[2])
+    assert (drawn[1] == drawn[0]).all()
+    assert (drawn[3] == drawn[2]).all()
+    assert (drawn[2] != drawn[0]).any()
+    folder = ImageFolder(digits / "train")
+    for step, (items, (_, second), _) in enumerate(run.batches):
+        for item, two in zip(items.tolist(), second, strict=True):
+            shown = (two * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+            image = F.resize(folder[int(drawn[step // 6][item])][0], 32, F.InterpolationMode.BICUBIC)
+            assert torch.equal(shown.round().to(torch.uint8), F.pil_to_tensor(image))
+
+
+def test_the_prior_guides_until_the_first_refresh(recipe, train, digits, drawn):
+    train(recipe(max_epochs=3, sampler=NEAREST, prior=PIXELS, refresh={"every": 2}))
+    raw = np.stack([np.asarray(image, dtype=np.float64).ravel() for image, _ in ImageFolder(digits / "train")])
+    distance = ((raw[:, None] - raw[None]) ** 2).sum(-1)
+    np.fill_diagonal(distance, np.inf)
+    assert (drawn[0] == distance.argmin(1)).all()
+    assert (drawn[1] == drawn[0]).all()
+    assert (drawn[2] != drawn[0]).any()
+
+
+def test_the_network_alone_needs_no_prior(recipe, train, own_cache):
+    train(recipe(max_epochs=1, sampler=NEAREST, refresh={"start": 0, "every": 1}))
+    assert not [path for path in own_cache.iterdir() if path.name != ".locks"]
+
+
+@pytest.mark.parametrize(("method", "workers"), [("simclr", 0), ("byol", 2)])
+def test_a_refresh_that_changes_no_pair_changes_nothing(method, workers, recipe, train):
+    """Random numbers, running statistics, modes and gradients are those of a run without solo-gps."""
+    plain = recipe(method, flip=0.5, max_epochs=3)
+    empty = {"sampler": {"gps": {"radius": 1e-12}}, "refresh": {"start": 0, "every": 1, "num_workers": workers}}
+    guided = recipe(method, flip=0.5, max_epochs=3, **empty)
+    plain.data.num_workers = guided.data.num_workers = workers
+    stock, refreshed = train(plain, stock=True), train(guided)
+    assert refreshed.losses == stock.losses
+    before, after = stock.state(), refreshed.state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_resuming_between_refreshes_equals_the_uninterrupted_run(stop, recipe, drawn, tmp_path):
+    """With the images in order: Lightning does not restore the generator that shuffles them."""
+    refresh = {"every": 2, "start": 1}
+    checkpoint = tmp_path / "stopped.ckpt"
+
+    class Save(HOST.lightning.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == stop - 1 and not checkpoint.exists():
+                trainer.save_checkpoint(checkpoint)
+
+    def run(resume=None):
+        cfg = recipe(max_epochs=4, sampler={"gps": {"k": 4, "choose": "uniform"}}, prior=PIXELS, refresh=refresh)
+        with warnings.catch_warnings(), solo_gps.activate(cfg):
+            warnings.simplefilter("ignore")
+            full = HOST.complete(cfg)
+            HOST.lightning.seed_everything(full.seed)
+            model = HOST.build_method(full, HOST.methods["simclr"])
+            made = HOST.build_train_loader(full)
+            in_order = type(made)(made.dataset, batch_size=8, drop_last=True)
+            trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(full), "callbacks": [Save()], "logger": False})
+            trainer.fit(model, in_order, ckpt_path=resume)
+        return model.state_dict()
+
+    whole, pairs = run(), dict(drawn)
+    assert torch.load(checkpoint, weights_only=False)["solo_gps"]["refreshed_epoch"] == 1
+    drawn.clear()
+    rest = run(resume=str(checkpoint))
+    assert sorted(drawn) == list(range(stop, 4))
+    assert all((drawn[epoch] == pairs[epoch]).all() for epoch in drawn)
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_set_is_refused(recipe, train, tmp_path):
+    shared = {
+        "max_epochs": 3,
+        "sampler": NEAREST,
+        "refresh": {"start": 0, "every": 2},
+        "checkpoint": {"enabled": True, "dir": str(tmp_path / "trained"), "frequency": 1, "keep_prev": True},
+    }
+    train(recipe(**shared))
+    checkpoint = next(path for path in (tmp_path / "trained").rglob("*.ckpt") if "ep=1" in path.name)
+    cfg = recipe(**shared, resume_from_checkpoint=str(checkpoint))
+    cfg.data.fraction = 0.5
+    with pytest.raises(DataError, match="of 48 images, the training set has 2"):
+        train(cfg)
+
+
+def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tables = []
+
+    class Watcher:
+        @hookimpl
+        def on_table_built(self, sampler, table, labels):
+            tables.append((sampler, np.array(table.indices), labels))
+
+    watcher = Watcher()
+    plugins.plugin_manager().register(watcher)
+    try:
+        cfg = recipe(
+            max_epochs=4,
+            sampler={"gps": {"k": 3}},
+            prior=PIXELS,
+            refresh={"every": 2, "start": 1},
+            checkpoint={"enabled": True, "dir": "trained", "frequency": 9, "keep_prev": False},
+        )
+        with warnings.catch_warnings(), solo_gps.activate(cfg):
+            warnings.simplefilter("ignore")
+            pretrain(cfg)
+    finally:
+        plugins.plugin_manager().unregister(watcher)
+    assert [name for name, _, _ in tables] == ["gps"] * 3
+    (file,) = Path("trained").rglob("metrics.csv")
+    rows = [row for row in csv.DictReader(file.open()) if row.get("refresh_gps_purity")]
+    assert [int(row["epoch"]) for row in rows] == [1, 3]
+    labels = tables[0][2]
+    for row, (_, before, _), (_, after, _) in zip(rows, tables[:-1], tables[1:], strict=True):
+        assert float(row["refresh_gps_purity"]) == pytest.approx((labels[after] == labels[:, None]).mean(), abs=1e-6)
+        kept = np.mean([len(set(one) & set(other)) / 3 for one, other in zip(before, after, strict=True)])
+        assert float(row["refresh_gps_kept"]) == pytest.approx(kept, abs=1e-6)
+        assert float(row["refresh_gps_empty"]) == 0
+
+
+def test_the_logged_purity_is_that_of_the_epochs_own_pairs(recipe, tmp_path, monkeypatch, drawn, digits):
+    monkeypatch.chdir(tmp_path)
+    cfg = recipe(
+        max_epochs=3,
+        sampler={"gps": {"k": 30, "choose": "uniform"}},
+        prior=PIXELS,
+        checkpoint={"enabled": True, "dir": "trained", "frequency": 9, "keep_prev": False},
+    )
+    with warnings.catch_warnings(), solo_gps.activate(cfg):
+        warnings.simplefilter("ignore")
+        pretrain(cfg)
+    (file,) = Path("trained").rglob("metrics.csv")
+    logged = {int(row["epoch"]): float(row["guided_purity"]) for row in csv.DictReader(file.open()) if row["guided_purity"]}
+    labels = np.array(ImageFolder(digits / "train").targets)
+    wanted = {epoch: (labels == labels[positives]).mean() for epoch, positives in drawn.items()}
+    assert logged == pytest.approx(wanted, abs=1e-6)
+    assert len(set(wanted.values())) == 3
+
+
+def test_the_groups_name_every_key_with_its_default():
+    from solo_gps.host.refresh import OF, RefreshConfig
+
+    folder = Path(__file__).parents[2] / "configs" / "refresh"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(OF)
+    for path in folder.glob("*.yaml"):
+        assert OmegaConf.to_container(OmegaConf.load(path)) == vars(RefreshConfig(of=path.stem))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ({"refresh": "features"}, "did not find the config group 'refresh'"),
+        ({"refresh": {"evry": 2}}, r"refresh\.evry: no such key.*Did you mean 'every'"),
+        ({"refresh": {"every": 0}}, "every=0 must be at least 1"),
+        ({"refresh": {"of": "feature"}}, "Did you mean 'features'"),
+        ({"refresh": {"every": 2}}, r"first refresh would come at epoch 2, but max_epochs=2"),
+        ({"refresh": {"every": 1}, "sampler": {"sepp": {}}}, "none of the samplers .sepp. looks for neighbours anew"),
+        ({"refresh": {"every": 1}, "sampler": {"gps": {"radius": 1.0}}}, r"sampler\.gps\.radius is a distance of one space"),
+        ({"refresh": {"every": 1, "of": "projections"}, "method": "dino"}, " has no projector"),
+    ],
+)
+def test_bad_input_is_one_clear_error(nodes, message, recipe, train):
+    cfg = OmegaConf.merge(recipe(sampler=NEAREST, prior=PIXELS), nodes)
+    if nodes.get("method"):
+        cfg = OmegaConf.merge(recipe("dino", sampler=NEAREST, prior=PIXELS), nodes)
+    if "sepp" in cfg.sampler:
+        del cfg.sampler["gps"]
+    with pytest.raises(ConfigError, match=message):
+        train(cfg)
+
+
+def test_a_diverged_network_is_one_clear_error(recipe, train):
+    cfg = recipe(max_epochs=2, sampler=NEAREST, prior=PIXELS, refresh={"every": 1})
+    cfg.optimizer.lr = 1e30
+    with pytest.raises(DataError, match="not finite; the training has diverged"):
+        train(cfg)
+
+
+def test_workers_that_stay_see_the_refreshed_pairs(recipe, digits):
+    """Workers that live from epoch to epoch read the pairs where they lie; what they had read ahead is thrown away."""
+    from torch.utils.data import DataLoader
+
+    cfg = recipe(max_epochs=4, batch_size=4, sampler=NEAREST, refresh={"start": 0, "every": 1})
+    with warnings.catch_warnings(), solo_gps.activate(cfg) as on:
+        warnings.simplefilter("ignore")
+        full = HOST.complete(cfg)
+        model = HOST.build_method(full, HOST.methods["simclr"])
+        made = HOST.build_train_loader(full)
+        staying = {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 4}
+        loader = type(made)(made.dataset, batch_size=4, shuffle=True, **staying)
+        assert isinstance(loader, DataLoader)
+        folder, tables = ImageFolder(digits / "train"), []
+        for epoch in range(4):
+            for step, (items, (_, second), _) in enumerate(loader):
+                positives = on.dataset.positives.clone()
+                for item, two in zip(items.tolist(), second, strict=True):
+                    shown = (two * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+                    image = F.resize(folder[int(positives[item])][0], 32, F.InterpolationMode.BICUBIC)
+                    assert torch.equal(shown.round().to(torch.uint8), F.pil_to_tensor(image))
+                if step == 3 and epoch % 2 == 0:
+                    break  # with batches of the old pairs still on their way
+            tables.append(positives)
+            with torch.no_grad():
+                for parameter in getattr(model, HOST.backbone_name).parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(tables))
+
+
+def test_two_ranks_refresh_to_one_table(recipe, tmp_path):
+    cfg = recipe("byol", max_epochs=3, sampler={"gps": {"k": 3}}, refresh={"start": 0, "every": 1, "batch_size": 7})
+    cfg.devices, cfg.strategy = 2, "ddp"
+    cfg.data.num_workers = 1
+    OmegaConf.save(cfg, tmp_path / "recipe.yaml")
+    program = Path(__file__).with_name("refresh_two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = [np.load(tmp_path / f"rank-{rank}.npz") for rank in (0, 1)]
+    for name in ("tables", "buffers_restored", "agrees"):
+        assert np.array_equal(ranks[0][name], ranks[1][name])
+    assert ranks[0]["tables"].shape == (3, 48, 3)
+    assert ranks[0]["buffers_restored"].all()
+    assert ranks[0]["agrees"].all()
+    assert ranks[1]["buffers_differ"].any(), "the ranks' running statistics never differed: nothing was tested"

@@ -1,0 +1,82 @@
+"""Embeddings of a network that goes on changing."""
+
+from __future__ import annotations
+
+import gc
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from solo_gps.encoders.base import PriorConfig
+from solo_gps.encoders.live import LiveNetwork
+from solo_gps.errors import DataError
+from solo_gps.prior.snapshot import snapshot
+
+
+def live(forward, **keys):
+    config = PriorConfig(name="network", **keys)
+    return LiveNetwork(config, forward, device=torch.device("cpu"), image_size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+
+
+def by_hand(images):
+    raw = np.stack([np.asarray(images.image(index), np.float32) / 255 for index in range(len(images))])
+    return ((raw - np.float32([0.5, 0.25, 0.0])) / np.float32([0.5, 1.0, 2.0])).transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(7, 0), (120, 0), (1000, 2), (16, 2)])
+def test_it_holds_what_the_network_sees(batch_size, workers, digit_images, cache_dir):
+    encoder = live(lambda pixels: pixels.contiguous().flatten(1), batch_size=batch_size, num_workers=workers, space="cosine")
+    with snapshot(digit_images, encoder) as embeddings:
+        assert (embeddings.space, embeddings.folder) == ("cosine", None)
+        assert not embeddings.array.flags.writeable
+        np.testing.assert_allclose(embeddings.array, by_hand(digit_images), atol=1e-6)
+
+
+def test_a_later_look_sees_the_later_network(digit_images, cache_dir):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    looks = []
+    for _ in range(2):
+        with snapshot(digit_images, live(network)) as embeddings:
+            looks.append(np.array(embeddings.array))
+        torch.nn.init.normal_(network[1].weight)
+    assert looks[0].shape == looks[1].shape == (120, 5)
+    assert (looks[0] != looks[1]).all(axis=1).all()
+
+
+def test_nothing_is_left_on_disk_even_while_it_is_read(digit_images, cache_dir):
+    with snapshot(digit_images, live(torch.nn.Flatten())) as embeddings:
+        left = [path for path in cache_dir.iterdir() if path.name != ".locks"]
+        assert left == []
+        assert np.isfinite(embeddings.array).all()
+    array = embeddings.array  # who keeps it may go on reading
+    del embeddings
+    gc.collect()
+    assert array.shape == (120, 192)
+
+
+def test_an_error_leaves_nothing_either(digit_images, cache_dir):
+    def broken(pixels):
+        rows = pixels.flatten(1)
+        rows[5 % len(rows), 3] = float("nan")
+        return rows
+
+    with pytest.raises(DataError, match="gives image 5 an embedding that is not finite"), snapshot(digit_images, live(broken)):
+        pass
+    assert [path for path in cache_dir.iterdir() if path.name != ".locks"] == []
+
+
+def test_random_generators_are_left_as_they_were(digit_images, cache_dir):
+    def greedy(pixels):
+        random.random()
+        np.random.rand()
+        return pixels.flatten(1) + torch.rand(1)
+
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    with snapshot(digit_images, live(greedy, num_workers=2, batch_size=16)):
+        pass
+    after = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    assert before[0] == after[0]
+    assert (before[1] == after[1]).all()
+    assert torch.equal(before[2], after[2])
