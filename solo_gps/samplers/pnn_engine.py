@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from solo_gps.samplers.pnn_formula import pseudo_neighbour, scheduled_value
 from solo_gps.samplers.pnn_measures import Measures
 from solo_gps.samplers.pnn_prior import PriorRows
-from solo_gps.samplers.pnn_support import Choice, Pool, RowRecord, SupportSet, combine, nearest_rows, similarity
+from solo_gps.samplers.pnn_support import NOBODY, Choice, Pool, RowRecord, SupportSet, combine, nearest_rows, similarity
 
 if TYPE_CHECKING:
     from solo_gps.samplers.pnn import Pnn
@@ -89,10 +89,17 @@ class Engine(nn.Module):
         self.rows.tick()
 
     def choose(self, view: int, z: Tensor, pool: Pool, step: Step, *, each: int | None = None) -> Choice:
-        """Chooses the neighbours of (B, D) anchors among the rows of a pool; (B, each, D) of them when ``each`` is given."""
+        """Chooses the neighbours of anchors; rows whose image is not known are passed over unless ``each`` is given.
+
+        Args:
+            view: The large view that the anchors are the keys of.
+            z: (B, D) anchors.
+            pool: The rows among which they are chosen.
+            step: The step that runs.
+            each: Return this many neighbours of each anchor, (B, each, D), for a host that takes no fewer.
+        """
         images = step.images[view]
-        keep_out = self.config.exclude_same_image or self._prior is not None
-        blocked = pool.index[None, :] == images[:, None] if keep_out else None
+        blocked = self._blocked(images, pool, unknown=each is None)
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             if self._prior is None:
                 scores = similarity(z.detach().to(pool.keys.dtype), pool.keys, pool.offset)
@@ -103,6 +110,15 @@ class Engine(nn.Module):
                 return Choice(neighbour=pool.keys[rows], rows=rows, valid=valid)
             average = self.config.combine == "average"
             return combine(pool.keys, z.detach(), rows, valid, average=average, generator=self._generator(view, z.device))
+
+    def _blocked(self, images: Tensor, pool: Pool, *, unknown: bool) -> Tensor | None:
+        blocked = None
+        if self.config.exclude_same_image or self._prior is not None:
+            blocked = pool.index[None, :] == images[:, None]
+        if unknown and self.rows.filled < len(pool.index):
+            nobody = pool.index[None, :] == NOBODY
+            blocked = nobody if blocked is None else blocked | nobody
+        return blocked
 
     def pseudo(self, view: int, z: Tensor, choice: Choice, pool: Pool, step: Step) -> Tensor:
         """Makes pseudo neighbours of chosen neighbours, of the neighbours' shape, and measures them."""

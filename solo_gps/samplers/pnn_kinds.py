@@ -177,11 +177,9 @@ class FindNN(Kind):
         """Nothing: the method enqueues by itself."""
 
     def pnn_pool(self) -> Pool:
-        """Returns the rows of the method's queue; the random ones, with which it starts, only where the method searches."""
+        """Returns all rows of the method's queue."""
         record: RowRecord = self.pnn.rows
-        rows = slice(None) if self.pnn.searches_as_the_host else slice(record.filled)
-        queue, labels = self.queue, self.queue_y  # type: ignore[attr-defined]
-        return Pool(keys=queue[rows], label=labels[rows], index=record.index[rows], born=record.born[rows])
+        return Pool(keys=self.queue, label=self.queue_y, index=record.index, born=record.born)  # type: ignore[attr-defined]
 
     def find_nn(self, z: Tensor) -> Any:
         """Finds the neighbours as the method does, or as the configuration asks, and returns pseudo neighbours."""
@@ -218,11 +216,6 @@ class FindFive(FindNN):
     """All4One: five neighbours, with their images and labels."""
 
     NEIGHBOURS = 5
-
-    def pnn_pool(self) -> Pool:
-        """Returns all rows of the method's queue: it needs five at any time."""
-        record: RowRecord = self.pnn.rows
-        return Pool(keys=self.queue, label=self.queue_y, index=record.index, born=record.born)  # type: ignore[attr-defined]
 
     def find_nn(self, z: Tensor) -> Any:
         """Returns row of the nearest, pseudo neighbours (B, 5, D), and images and labels (B, 5) of the neighbours."""
