@@ -19,5 +19,7 @@ def show_progress_lines() -> None:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("solo-gps: %(message)s"))
+    # A library may set up the root logger later; each line would then come twice.
+    handler.addFilter(lambda record: not logging.getLogger().handlers)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
