@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solo_gps.errors import DataError
 from solo_gps.samplers.pnn_engine import Engine, Step
 from solo_gps.samplers.pnn_formula import mean_value_sum_gradient, scale_gradient
-from solo_gps.samplers.pnn_support import Choice, Pool, RowRecord, SupportSet, gather_rows
+from solo_gps.samplers.pnn_support import NOBODY, Choice, Pool, RowRecord, SupportSet, gather_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from solo_gps.samplers.pnn import Pnn
     from solo_gps.samplers.pnn_methods import Place
 
@@ -239,10 +241,13 @@ class QueueOfNegatives(Target):
     """A method that enqueues its targets as negatives: it gets the true keys, and its loss a queue without the neighbours."""
 
     ROWS = -1
+    VIEWS: tuple[int, ...] = ()
+    pnn_record: Iterable[RowRecord]
 
     def pnn_set_up(self) -> None:
-        """Registers whose rows the method's own queue holds."""
-        self.pnn_record = RowRecord(int(self.queue_size))  # type: ignore[attr-defined]
+        """Registers whose rows the method's own queue holds, view by view: a guided view shows another image."""
+        size = int(self.queue_size)  # type: ignore[attr-defined]
+        self.pnn_record = nn.ModuleList(RowRecord(size) for _ in self.VIEWS)  # type: ignore[assignment]
         self._pnn_whole: Tensor | None = None
 
     def pnn_training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -259,12 +264,12 @@ class QueueOfNegatives(Target):
             self._pnn_hide(torch.cat([images.flatten() for images in step.chosen.values()]))
 
     def _pnn_hide(self, images: Tensor) -> None:
-        # Rows that were never written show image -1, as do neighbours that were not found: those rows stay.
-        record = self.pnn_record.index
-        keep = (~torch.isin(record, images) | (record < 0)).nonzero()[:, 0]
+        # Rows that were never written show nobody, and nobody is the image of neighbours that were not found.
+        shown = torch.stack([record.index for record in self.pnn_record])
+        keep = (~torch.isin(shown, images[images != NOBODY])).all(dim=0).nonzero()[:, 0]
         if not len(keep):
             raise DataError(
-                f"sampler.pnn.own_queue=mask: all {len(record)} rows of the method's own queue show neighbours of this batch. "
+                f"sampler.pnn.own_queue=mask: all {shown.shape[1]} rows of the method's own queue show neighbours of this batch. "
                 "Set method_kwargs.queue_size well above the batch size."
             )
         self._pnn_whole = self._buffers["queue"]  # type: ignore[attr-defined]
@@ -274,20 +279,24 @@ class QueueOfNegatives(Target):
         if self._pnn_whole is not None:
             self._buffers["queue"], self._pnn_whole = self._pnn_whole, None  # type: ignore[attr-defined]
 
-    def _pnn_true_keys(self, step: Step) -> list[Tensor]:
-        """Restores the queue, notes whose rows are about to be written, and returns the true keys of all ranks by view."""
+    def _pnn_before_enqueue(self, step: Step) -> None:
+        """Restores the queue, and notes whose rows are about to be written."""
         self._pnn_restore()
-        self.pnn_record.write(int(self.queue_ptr), gather_rows(step.images[0]))  # type: ignore[attr-defined]
-        return [gather_rows(key) for key in step.keys]
+        for view, record in zip(self.VIEWS, self.pnn_record, strict=True):
+            record.write(int(self.queue_ptr), gather_rows(step.images[view]))  # type: ignore[attr-defined]
 
 
 class MoCoV2Plus(QueueOfNegatives):
     """MoCo v2+: a queue (2, D, Q), one for each view."""
 
+    VIEWS = (0, 1)
+
     def _dequeue_and_enqueue(self, keys: Tensor) -> None:
         step = self._pnn_step
         if step is not None:
-            keys = torch.stack(self._pnn_true_keys(step))
+            self._pnn_before_enqueue(step)
+            # The method gathers before it calls.
+            keys = torch.stack([gather_rows(key) for key in step.keys])
         super()._dequeue_and_enqueue(keys)  # type: ignore[misc]
 
 
@@ -295,13 +304,13 @@ class ReSSL(QueueOfNegatives):
     """ReSSL: a queue (Q, D) of the teacher's view."""
 
     ROWS = 0
+    VIEWS = (1,)
 
     def dequeue_and_enqueue(self, k: Tensor) -> None:
         """Enqueues the true keys of the teacher's view."""
         step = self._pnn_step
         if step is not None:
-            # The method gathers them by itself.
-            self._pnn_true_keys(step)
+            self._pnn_before_enqueue(step)
             k = step.keys[1]
         super().dequeue_and_enqueue(k)  # type: ignore[misc]
 

@@ -410,6 +410,35 @@ def test_gps_and_pnn_combine(recipe, fit, digits):
     assert held.label.tolist() == labels[held.index].tolist()
 
 
+@only_106
+@pytest.mark.parametrize(("method", "views"), [("ressl", [1]), ("mocov2plus", [0, 1])])
+def test_with_gps_the_methods_own_queue_hides_the_images_that_its_rows_show(method, views, recipe, fit, monkeypatch):
+    """ReSSL enqueues view 2 alone, MoCo v2+ both: a guided view's row shows the positive, not the anchor."""
+    from solo_gps.samplers.pnn_kinds import QueueOfNegatives
+
+    left, hide = [], QueueOfNegatives._pnn_hide
+
+    def spy(model, images):
+        hide(model, images)
+        left.append(model._buffers["queue"].clone())
+
+    monkeypatch.setattr(QueueOfNegatives, "_pnn_hide", spy)
+    sampler = {"gps": {"k": 1}, "pnn": {"queue_size": 40}}
+    run = fit(recipe(method, max_epochs=2, prior=PIXELS, sampler=sampler, method_kwargs={"queue_size": 96}))
+    assert len(left) == len(run.steps) - 1 == 11  # nothing to hide in the first step
+    hidden = 0
+    for number, (step, queue) in enumerate(zip(run.steps[1:], left, strict=True), start=1):
+        neighbours = {image for chosen in step.chosen.values() for image in chosen.flatten().tolist()}
+        rows = [(before, item) for before in run.steps[:number] for item in range(8)]
+        seen = [row for row in rows if not neighbours & {int(row[0].images[view][row[1]]) for view in views}]
+        hidden += len(rows) - len(seen)
+        for view in views:
+            kept = queue if method == "ressl" else queue[view].T
+            assert torch.equal(kept[: len(seen)], torch.stack([before.keys[view][item] for before, item in seen]))
+            assert len(kept) == 96 - len(rows) + len(seen)
+    assert hidden
+
+
 def test_sepp_and_pnn_combine(recipe, fit, digits):
     """The appended items carry their anchor's image and label into the queue."""
     sampler = {"sepp": {"fraction": 1.0, "low": 0.9, "high": 1.0}, "pnn": {}}
@@ -465,4 +494,4 @@ def test_what_cannot_be_is_one_clear_error_before_any_work(method, keys, nodes, 
 def test_a_queue_of_nothing_but_the_neighbours_images_is_an_error(recipe, fit):
     model = fit(recipe("mocov2plus", max_steps=1, sampler={"pnn": {"queue_size": 16}}, method_kwargs={"queue_size": 8})).model
     with pytest.raises(DataError, match=r"all 8 rows .* Set method_kwargs\.queue_size well above the batch size"):
-        model._pnn_hide(model.pnn_record.index.clone())
+        model._pnn_hide(model.pnn_record[0].index.clone())
