@@ -28,6 +28,11 @@ from solo_gps.evaluation.metrics import knn_accuracy
 from solo_gps.host.pretrain import pretrain
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+METHOD_KWARGS: dict[str, dict] = {
+    "nnclr": {"temperature": 0.2, "pred_hidden_dim": 512},
+    "mocov2plus": {"temperature": 0.2},
+    "ressl": {"temperature_q": 0.1, "temperature_k": 0.04},
+}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SUITES: dict[str, dict[str, tuple[str, dict]]] = {
     "nnclr": {
@@ -39,11 +44,15 @@ SUITES: dict[str, dict[str, tuple[str, dict]]] = {
         "pNNCLR, alpha 0.05, beta 0.1, ema 0.99": ("nnclr", {"alpha": 0.05, "beta": 0.1, "ema": 0.99}),
     },
     "negatives": {
-        "MoCo v2+": ("mocov2plus", {"alpha": 1.0, "beta": 0.0}),
-        "alpha 0.5, masked": ("mocov2plus", {"alpha": 0.5, "beta": 0.1}),
-        "alpha 0.5, kept": ("mocov2plus", {"alpha": 0.5, "beta": 0.1, "own_queue": "keep"}),
-        "alpha 0.05, masked": ("mocov2plus", {"alpha": 0.05, "beta": 0.1}),
-        "alpha 0.05, kept": ("mocov2plus", {"alpha": 0.05, "beta": 0.1, "own_queue": "keep"}),
+        f"{title}, {label}": (method, pnn)
+        for title, method in (("MoCo v2+", "mocov2plus"), ("ReSSL", "ressl"))
+        for label, pnn in {
+            "stock": {"alpha": 1.0, "beta": 0.0},
+            "alpha 0.5, mask": {"alpha": 0.5, "beta": 0.1},
+            "alpha 0.5, keep": {"alpha": 0.5, "beta": 0.1, "own_queue": "keep"},
+            "alpha 0.05, mask": {"alpha": 0.05, "beta": 0.1},
+            "alpha 0.05, keep": {"alpha": 0.05, "beta": 0.1, "own_queue": "keep"},
+        }.items()
     },
 }
 
@@ -72,11 +81,14 @@ def recipe(method: str, pnn: dict, images: Path, args: argparse.Namespace, seed:
         "crop_size": 32,
         "num_crops": 2,
     }
-    kwargs = {"proj_hidden_dim": 512, "proj_output_dim": 128, "temperature": 0.2, "queue_size": args.queue}
-    if method == "nnclr":
-        kwargs["pred_hidden_dim"] = 512
-    else:
+    kwargs = {"proj_hidden_dim": 512, "proj_output_dim": 128, "queue_size": args.queue, **METHOD_KWARGS[method]}
+    if method != "nnclr":
         pnn = {**pnn, "queue_size": args.queue}
+    crops = [crop]
+    if method == "ressl":
+        # Its teacher sees a view without colour changes, as in solo-learn's recipe.
+        weak = {**crop, "color_jitter": {"prob": 0.0}, "grayscale": {"prob": 0.0}}
+        crops = [{**crop, "num_crops": 1}, {**weak, "num_crops": 1}]
     return OmegaConf.create(
         {
             "name": "table",
@@ -85,7 +97,7 @@ def recipe(method: str, pnn: dict, images: Path, args: argparse.Namespace, seed:
             "backbone": {"name": "resnet18", "kwargs": {}},
             "method_kwargs": kwargs,
             "momentum": {"base_tau": 0.99, "final_tau": 1.0},
-            "augmentations": [crop],
+            "augmentations": crops,
             "data": {
                 "dataset": "custom",
                 "train_path": str(images / "train"),
@@ -98,7 +110,7 @@ def recipe(method: str, pnn: dict, images: Path, args: argparse.Namespace, seed:
             "optimizer": {
                 "name": "sgd",
                 "batch_size": args.batch,
-                "lr": 0.3,
+                "lr": 0.05 if method == "ressl" else 0.3,
                 "classifier_lr": 0.1,
                 "weight_decay": 1e-4,
                 "kwargs": {"momentum": 0.9},
@@ -147,8 +159,8 @@ def report(results: dict[str, list[dict]], args: argparse.Namespace) -> None:
         f"{args.images:,} training and {args.test:,} test images, ResNet-18 at 32 x 32, batch {args.batch}, queue {args.queue:,}"
         f", {args.epochs} epochs, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s).",
         "",
-        "| run | k-NN accuracy, % (mean ± sd) | seeds | purity in epoch 0 | halfway | in the last epoch | same image, last epoch "
-        "| CPU seconds a run |",
+        "| run | k-NN accuracy, % (mean ± sd) | by seed | purity in epoch 0 | halfway | in the last epoch "
+        "| same image, last epoch | CPU seconds a run |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, runs in results.items():
@@ -156,7 +168,8 @@ def report(results: dict[str, list[dict]], args: argparse.Namespace) -> None:
         cells = [_mean(runs, "pnn_purity", epoch) for epoch in (0, args.epochs // 2, -1)] + [_mean(runs, "pnn_same_image", -1)]
         spread = f" ± {knn.std(ddof=1):.1f}" if len(knn) > 1 else ""
         seconds = np.mean([run["seconds"] for run in runs])
-        lines.append(f"| {label} | {knn.mean():.1f}{spread} | {len(runs)} | {' | '.join(cells)} | {seconds:.0f} |")
+        seeds = ", ".join(f"{accuracy:.1f}" for accuracy in knn)
+        lines.append(f"| {label} | {knn.mean():.1f}{spread} | {seeds} | {' | '.join(cells)} | {seconds:.0f} |")
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
     _plot(results, args.out / "curve.png")
 
