@@ -160,6 +160,12 @@ def test_and_with_three_small_crops(method, recipe, fit):
 
 
 @only_106
+@pytest.mark.parametrize("method", ["byol", "simclr"])
+def test_and_with_three_large_crops(method, recipe, fit):
+    assert_neutral(fit, recipe, method, steps=3, max_steps=3, crops=3)
+
+
+@only_106
 def test_and_with_swavs_own_queue(recipe, fit):
     kwargs = {"queue_size": 16, "epoch_queue_starts": 0}
     assert_neutral(fit, recipe, "swav", steps=3, max_steps=3, method_kwargs=kwargs)
