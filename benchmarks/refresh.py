@@ -34,14 +34,14 @@ def subset(source: Path, target: Path, count: int) -> None:
 def measure(recipe: Any) -> tuple[list[float], float]:
     """CPU seconds of each refresh, and of the whole training."""
     with activate(recipe) as activation:
-        refresh, spent = activation._refresh, []
+        refresh, spent = activation.pairing.refresh_if_due, []
 
-        def timed(epoch: int) -> None:
+        def timed(epoch: int, pipeline: Any) -> None:
             started = time.process_time()
-            refresh(epoch)
+            refresh(epoch, pipeline)
             spent.append(time.process_time() - started)
 
-        activation._refresh = timed  # type: ignore[method-assign]
+        activation.pairing.refresh_if_due = timed  # type: ignore[method-assign]
         started = time.process_time()
         pretrain(recipe)
         return spent, time.process_time() - started

@@ -98,8 +98,8 @@ def _train_and_judge(name: str, overrides: list[str], train: Path, test: Path, p
     with activate(cfg) as activation:
         run = pretrain(cfg)
         diagnostics = activation.diagnostics()
-        drawn = _draw_gallery(activation, picture) if activation.tables else None
-        cache = activation.space.embeddings.folder if activation.space else None
+        drawn = _draw_gallery(activation, picture) if activation.pairing.tables else None
+        cache = activation.pairing.space.embeddings.folder if activation.pairing.space else None
     backbone = getattr(run.model, run.host.backbone_name)
     features = [
         folder_features(backbone, folder, size=cfg.augmentations[0].crop_size, mean=MEAN, std=STD) for folder in (train, test)
@@ -110,11 +110,11 @@ def _train_and_judge(name: str, overrides: list[str], train: Path, test: Path, p
 
 
 def _draw_gallery(activation: Activation, path: Path) -> Path:
-    assert activation.images is not None
-    table = activation.tables["gps"]
-    anchors = np.linspace(0, len(activation.images) - 1, GALLERY_ANCHORS).astype(int)
+    assert activation.pairing.images is not None
+    table = activation.pairing.tables["gps"]
+    anchors = np.linspace(0, len(activation.pairing.images) - 1, GALLERY_ANCHORS).astype(int)
     return gallery(
-        activation.images,
+        activation.pairing.images,
         anchors.tolist(),
         table.indices[anchors, :GALLERY_POSITIVES],
         path,

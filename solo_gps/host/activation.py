@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -13,22 +13,21 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
-from solo_gps.errors import DataError, HostError
-from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
-from solo_gps.evaluation.sepp_pictures import draw_exhibits
+from solo_gps.errors import HostError
+from solo_gps.evaluation.metrics import pair_purity
 from solo_gps.host.detect import Host, detect_host
 from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method
+from solo_gps.host.pairing import Pairing
 from solo_gps.host.precheck import check_recipe, make_samplers
 from solo_gps.host.refresh import Refresh, make_refresh
-from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.interfaces import Pairs
 from solo_gps.plugins import plugin_manager
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
 
 log = logging.getLogger(__name__)
 
-LABEL_MASKED = ("supcon",)
 CHECKPOINT_KEY = "solo_gps"
 REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
 
@@ -41,24 +40,23 @@ class Activation:
         host: The installed solo-learn.
         samplers: Name to sampler, in the order in which they act.
         refresh: When the network being trained becomes the prior; ``None`` for never.
+
+    Attributes:
+        pairing: Images, neighbour tables and pairs.
+        dataset: The guided training set, once the host has made its loader and where a sampler guides it.
     """
 
     def __init__(self, cfg: DictConfig, host: Host, samplers: Mapping[str, Sampler], refresh: Refresh | None = None) -> None:
         self.cfg = cfg
         self.host = host
         self.samplers = dict(samplers)
-        self.refresh = refresh
-        self.images: ImageSet | None = None
-        self.space: PriorSpace | None = None
-        self.tables: dict[str, NeighbourTable] = {}
+        self.pairing = Pairing(cfg, self.samplers, refresh)
         self.dataset: GuidedDataset | None = None
         self.loader_errors: Callable[[], AbstractContextManager[None]] = nullcontext
         self._trainer: Any = None
         self._loader_epochs = 0
         self._resumed_epoch: int | None = None
         self._announced_epoch: int | None = None
-        self._without_table: set[str] = set()
-        self._refreshed: dict[str, float] = {}
 
     @property
     def guides_images(self) -> bool:
@@ -80,7 +78,7 @@ class Activation:
         if not self.guides_images:
             if any(sampler.reads_prior for sampler in self.samplers.values()):
                 with self.loader_errors():
-                    self._prepare(dataset)
+                    self.pairing.prepare(host_images(dataset))
             return torch.utils.data.DataLoader(dataset, *args, **kwargs)
         with self.loader_errors():
             self.dataset = self._guide(dataset)
@@ -89,81 +87,30 @@ class Activation:
             wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
         return GuidedLoader(wrapped, *args, **kwargs)
 
-    def _prepare(self, dataset: Any) -> ImageSet:
-        images = self.images = host_images(dataset)
-        space = self.space = PriorSpace(images, self.cfg.get("prior"), self.cfg.get("search"))
-        refreshed_first = self.refresh is not None and self.refresh.config.first == 0
-        self._without_table = {name for name in self._refreshable if refreshed_first}
-        self._build_tables(space, [name for name in self.samplers if name not in self._without_table])
-        return images
-
-    def _build_tables(self, space: PriorSpace, names: Iterable[str]) -> None:
-        for name in names:
-            sampler = self.samplers[name]
-            table = sampler.prepare(space, same_label=self._same_label)
-            draw_exhibits(sampler.exhibits(), space.images)
-            if table is not None:
-                self.tables[name] = table
-                _log_table(name, table, space.images)
-                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=space.images.labels)
-
-    @property
-    def _refreshable(self) -> list[str]:
-        return [name for name, sampler in self.samplers.items() if sampler.refreshable]
-
-    def _refresh(self, epoch: int) -> None:
-        """Builds the tables anew in the space of the network as it is now."""
-        assert self.refresh is not None
-        assert self.images is not None
-        assert self.dataset is not None
-        before = dict(self.tables)
-        log.info("epoch %d: the network being trained becomes the prior (its %s)", epoch, self.refresh.config.of)
-        with self.refresh.embeddings(self.images, self.dataset.pipelines[0]) as embeddings:
-            self._build_tables(PriorSpace.of(self.images, embeddings, self.cfg.get("search")), self._refreshable)
-        self.refresh.epoch = epoch
-        self._without_table.clear()
-        for name in self._refreshable:
-            values = table_change(before.get(name), self.tables[name], self.images.labels)
-            self._refreshed.update({f"refresh_{name}_{key}": value for key, value in values.items()})
-
     def _guide(self, dataset: Any) -> GuidedDataset:
-        images = self._prepare(dataset)
+        images = host_images(dataset)
+        self.pairing.prepare(images)
         pipelines = crop_pipelines(dataset.transform)
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
-        guided = GuidedDataset(images, pipelines, marks, self._pairs(epoch=0))
+        guided = GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
         guided.draw_with(self._start_epoch)
         return guided
-
-    @property
-    def _same_label(self) -> bool:
-        supervised = bool(OmegaConf.select(self.cfg, "method_kwargs.supervised", default=False))
-        return self.cfg.method in LABEL_MASKED or supervised
 
     @property
     def _num_large_crops(self) -> int:
         large = self.cfg.augmentations[0].crop_size
         return sum(pipeline.num_crops for pipeline in self.cfg.augmentations if pipeline.crop_size == large)
 
-    def _pairs(self, epoch: int) -> Pairs:
-        assert self.images is not None
-        plain = np.arange(len(self.images), dtype=np.int32)
-        pairs = Pairs(anchors=plain, positives=plain)
-        for name, sampler in self.samplers.items():
-            if name not in self._without_table:
-                pairs = sampler.pairs(pairs, epoch)
-        return pairs
-
     def _start_epoch(self) -> Pairs:
-        assert self.images is not None
+        assert self.dataset is not None
         epoch = self._epoch()
-        if self.refresh is not None and self.refresh.due(epoch):
-            with self.loader_errors():
-                self._refresh(epoch)
+        with self.loader_errors():
+            self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
         self._loader_epochs += 1
-        pairs = self._pairs(epoch)
+        pairs = self.pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
             self._announced_epoch = epoch
-            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.images.labels)
+            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.pairing.labels)
         return pairs
 
     def _epoch(self) -> int:
@@ -172,42 +119,20 @@ class Activation:
         return self._loader_epochs if self._trainer is None else int(self._trainer.current_epoch)
 
     def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
-        """Notes the epoch that a checkpoint resumes at.
+        """Notes the epoch that a checkpoint resumes at, and takes back what :meth:`save_to` put into it.
 
         Lightning 2 makes the first epoch's iterator, whose workers start to read ahead, before it restores its own count.
         """
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
-        if self.refresh is not None and CHECKPOINT_KEY in checkpoint:
-            self._use_tables(checkpoint[CHECKPOINT_KEY])
-
-    def _use_tables(self, saved: Mapping[str, Any]) -> None:
-        assert self.refresh is not None
-        assert self.images is not None, "the loader comes before the checkpoint"
-        for name in self._refreshable:
-            table = NeighbourTable(**{key: tensor.numpy() for key, tensor in saved["tables"][name].items()})
-            if len(table.indices) != len(self.images):
-                raise DataError(
-                    f"the checkpoint's neighbours of sampler {name!r} are of {len(table.indices):,} images, the training set has "
-                    f"{len(self.images):,}. Resume with the set that the run began with."
-                )
-            self.samplers[name].use(table)
-            self.tables[name] = table
-        self.refresh.epoch = saved["refreshed_epoch"]
-        self._without_table.clear()
+        if CHECKPOINT_KEY in checkpoint:
+            self.pairing.load_state(checkpoint[CHECKPOINT_KEY])
 
     def save_to(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the refreshed tables to a checkpoint: the weights that they were made with are gone by then."""
-        if self.refresh is None or self.refresh.epoch is None:
-            return
-        tables = {
-            name: {
-                "indices": torch.from_numpy(np.array(self.tables[name].indices)),
-                "distances": torch.from_numpy(np.array(self.tables[name].distances)),
-            }
-            for name in self._refreshable
-        }
-        checkpoint[CHECKPOINT_KEY] = {"refreshed_epoch": self.refresh.epoch, "tables": tables}
+        """Adds what a resumed run needs to a checkpoint."""
+        state = self.pairing.state()
+        if state is not None:
+            checkpoint[CHECKPOINT_KEY] = state
 
     def tag(self, cfg: Any) -> None:
         """Appends the samplers to the run's name, in place.
@@ -232,11 +157,11 @@ class Activation:
             (B,) int64 image indices of the anchors (the items themselves for methods that remember items); and the (B,) int64
             targets of each crop, or ``None`` when the set has no labels or no sampler guides it.
         """
-        if self.dataset is None or self.images is None:
+        if self.dataset is None:
             return items, None
         rows = items.cpu()
         indices = items if self.cfg.method in REMEMBER_ITEMS else self.dataset.anchors[rows].to(items)
-        labels = self.images.labels
+        labels = self.pairing.labels
         if labels is None:
             return indices, None
         of_positive = torch.from_numpy(labels)[self.dataset.positives[rows].long()].to(targets)
@@ -252,17 +177,12 @@ class Activation:
 
     def diagnostics(self) -> dict[str, float]:
         """Share of items whose positive is another image and, where labels exist, of those with the anchor's label."""
-        if self.dataset is None or self.images is None:
+        if self.dataset is None:
             return {}
-        labels = self.images.labels
-        unknown = np.full(len(self.images), -1) if labels is None else labels
+        labels = self.pairing.labels
+        unknown = np.full(len(self.dataset.images), -1) if labels is None else labels
         share, purity = pair_purity(self.dataset.anchors.numpy(), self.dataset.positives.numpy(), unknown)
         return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})
-
-    def take_refreshed(self) -> dict[str, float]:
-        """Returns what the latest refresh changed (:func:`table_change`), once."""
-        values, self._refreshed = self._refreshed, {}
-        return values
 
     def lightning_callback(self) -> Any:
         """Returns the callback that ties the plugin to the trainer that the host makes."""
@@ -284,7 +204,7 @@ class Activation:
 
             def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
                 # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
-                values = activation.diagnostics() | activation.take_refreshed()
+                values = activation.diagnostics() | activation.pairing.take_changes()
                 if values:
                     pl_module.log_dict(values, on_step=False, on_epoch=True)
 
@@ -292,14 +212,6 @@ class Activation:
                 activation._trainer = None
 
         return GuidedPositives()
-
-
-def _log_table(sampler: str, table: NeighbourTable, images: ImageSet) -> None:
-    sizes = (table.indices >= 0).sum(axis=1)
-    line = f"{sampler}: balls of {sizes.min()} to {sizes.max()} images, {int((sizes == 0).sum()):,} of {len(sizes):,} empty"
-    if images.labels is not None:
-        line += f"; {100 * table_purity(table, images.labels):.1f} % of all neighbours have the anchor's label"
-    log.info(line)
 
 
 @contextmanager

@@ -44,8 +44,8 @@ class _Guided:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._activation.tag(args[0] if args else kwargs.get("cfg"))
-        if self._activation.refresh is not None:
-            self._activation.refresh.watch(self)  # type: ignore[arg-type]
+        if self._activation.pairing.refresh is not None:
+            self._activation.pairing.refresh.watch(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
         self._crops_seen = {"online": 0, "momentum": 0}

@@ -74,16 +74,16 @@ def main():
     torch.set_num_threads(1)
     cfg = OmegaConf.load("recipe.yaml")
     with activate(cfg) as on:
-        on.refresh.__class__ = Watched
+        on.pairing.refresh.__class__ = Watched
         full = HOST.complete(cfg)
         HOST.lightning.seed_everything(full.seed)
         model = HOST.build_method(full, HOST.methods[full.method])
         loader = HOST.build_train_loader(full)
         tables = []
-        build = on._build_tables
-        on._build_tables = lambda space, names: (
+        build = on.pairing._build_tables
+        on.pairing._build_tables = lambda space, names: (
             build(space, names),
-            tables.append(np.array(on.tables["gps"].indices)) if on.tables else None,
+            tables.append(np.array(on.pairing.tables["gps"].indices)) if on.pairing.tables else None,
         )
         trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(full), "callbacks": [], "logger": False})
         trainer.fit(model, loader)
