@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from solo_gps.errors import CacheError, did_you_mean
 from solo_gps.prior.fingerprint import LENGTH
 from solo_gps.prior.manifest import NAME, read_manifest, unseal
 from solo_gps.prior.store import PARTIAL, build_lock, cache_root, open_cache
+
+REMOVED = ".removed-"
+"""Beginning of the name that a folder has while it is removed: no cache any more, whatever is left of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,27 +98,45 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         more_problems, more_known = _check_table(table)
         problems += more_problems
         known |= more_known
+    # What a killed search leaves beside the embeddings, and the next search of that table takes over.
+    known |= {path.name for kind in ("lock", "tmp") for path in folder.glob(f"neighbours-*.{kind}")}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
     return problems + [f"{folder / name} does not belong to this cache." for name in foreign]
 
 
 def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
-    """Removes one cache, whole, partial or damaged, and returns what it was.
+    """Removes one cache, whole, partial or damaged, and what interrupted removals had left; returns what the cache was.
 
     Args:
         fingerprint: Its fingerprint, or the first few digits of it.
         cache_dir: Folder of all caches.
 
     Raises:
-        CacheError: There is no such cache, or the digits fit several.
+        CacheError: There is no such cache, the digits fit several, or the folder cannot be written.
     """
-    folder = _find(fingerprint, cache_dir)
-    info = _info(folder)
-    with build_lock(folder.parent, info.fingerprint):
-        doomed = folder.with_name(f".removed-{folder.name}")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+    root = cache_root(cache_dir)
+    try:
+        for leftover in _folders(root, REMOVED):
+            _delete(leftover)
+        folder = _find(fingerprint, cache_dir)
+        info = _info(folder)
+        with build_lock(root, info.fingerprint):
+            doomed = folder.with_name(f"{REMOVED}{folder.name}")
+            folder.rename(doomed)
+            _delete(doomed)
+    except OSError as error:
+        raise CacheError(
+            f"cache {fingerprint!r} cannot be removed: {error.filename or root}: {error.strerror or error}. Make {root} writable, "
+            "and what lies in it, then remove it again."
+        ) from error
     return info
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder, also while another process deletes the same one."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _check_table(manifest: Path) -> tuple[list[str], set[str]]:
@@ -140,11 +162,17 @@ def _check_files(folder: Path, manifest: str, entries: Mapping[str, Any]) -> tup
     return problems, {manifest, *entries}
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def _folders(root: Path, prefix: str = "") -> Iterator[Path]:
+    """The folders named by a fingerprint, after ``prefix``."""
     if root.is_dir():
         for path in root.iterdir():
-            name = path.name.removesuffix(PARTIAL)
-            if path.is_dir() and len(name) == LENGTH and all(digit in "0123456789abcdef" for digit in name):
+            name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
+            if (
+                path.name.startswith(prefix)
+                and path.is_dir()
+                and len(name) == LENGTH
+                and all(digit in "0123456789abcdef" for digit in name)
+            ):
                 yield path
 
 

@@ -177,6 +177,70 @@ def test_removing_one(folder: Path) -> None:
     assert list_caches() == []
 
 
+def test_the_next_remove_clears_what_an_interrupted_one_left(folder: Path, digit_images: Any, monkeypatch: Any) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(path: Path) -> None:
+        (path / "embeddings.npy").unlink()
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("solo_gps.prior.manage.shutil.rmtree", interrupted)
+        remove(folder.name)
+    (left,) = folder.parent.glob(".removed-*")
+    assert any(left.iterdir())
+    assert list_caches() == []
+    assert embed(digit_images, PRIOR).folder == folder
+    assert [info.fingerprint for info in list_caches()] == [folder.name]
+    assert remove(folder.name).folder == folder
+    assert [path.name for path in folder.parent.iterdir()] == [".locks"]
+
+
+def test_a_remove_typed_again_after_an_interruption_clears_the_rest(folder: Path) -> None:
+    folder.rename(folder.with_name(f".removed-{folder.name}"))
+    (folder.parent / ".removed-by-me").mkdir()
+    with pytest.raises(CacheError, match=f"no cache '{folder.name[:6]}' in {folder.parent}; there: none"):
+        remove(folder.name[:6])
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".locks", ".removed-by-me"], "what is not ours stays"
+
+
+def test_two_processes_may_clear_the_same_rest(folder: Path, monkeypatch: Any) -> None:
+    """The other one deletes a file just before this one does."""
+    left = folder.with_name(".removed-" + "a" * 32)
+    shutil.copytree(folder, left)
+    rmtree, races = shutil.rmtree, []
+
+    def raced(path: Path) -> None:
+        if not races:
+            races.append(path)
+            (path / "manifest.json").unlink()
+            raise FileNotFoundError(2, "No such file or directory", str(path / "manifest.json"))
+        rmtree(path)
+
+    monkeypatch.setattr("solo_gps.prior.manage.shutil.rmtree", raced)
+    remove(folder.name)
+    assert races == [left]
+    assert [path.name for path in folder.parent.iterdir()] == [".locks"]
+
+
+@pytest.mark.parametrize("step", ["lock", "rename", "delete"])
+def test_a_folder_that_cannot_be_written_is_one_clear_error(folder: Path, monkeypatch: Any, step: str) -> None:
+    def refuse(path: Path, *args: Any) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    if step == "lock":
+        shutil.rmtree(folder.parent / ".locks")
+        (folder.parent / ".locks").write_text("")
+    else:
+        monkeypatch.setattr(*{"rename": (Path, "rename"), "delete": (shutil, "rmtree")}[step], refuse)
+    with pytest.raises(CacheError, match=r"cannot be removed: .*(Read-only|Not a dir|exists).*Make .* writable") as error:
+        remove(folder.name)
+    assert str(folder.parent) in str(error.value)
+    if step != "delete":
+        assert verify(folder.name) == [], "the cache is as it was"
+
+
 def test_the_root_cannot_be_made(digit_images: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "file").write_text("")
