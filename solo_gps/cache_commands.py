@@ -14,7 +14,8 @@ from solo_gps.errors import ConfigError, DataError
 
 def add_cache_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the commands to the parser of `solo-gps cache`."""
-    parser.add_argument("--cache-dir", default=None, help="folder of all caches; default: $SOLO_GPS_CACHE or ~/.cache/solo_gps")
+    where = "folder of all caches; default: $SOLO_GPS_CACHE or ~/.cache/solo_gps"
+    parser.add_argument("--cache-dir", default=None, help=where)
     commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
     build = commands.add_parser(
         "build",
@@ -41,6 +42,8 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(name, help=text, epilog=f"example: solo-gps cache {name} 3f9a")
         command.add_argument("fingerprint", help="the first digits are enough")
         command.set_defaults(run=run)
+    for command in commands.choices.values():
+        command.add_argument("--cache-dir", default=argparse.SUPPRESS, help=where)  # None would undo one given before
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -49,10 +52,11 @@ def _build(options: argparse.Namespace) -> int:
     from solo_gps.host.console import show_progress_lines
     from solo_gps.host.images import host_images
     from solo_gps.neighbours import find
+    from solo_gps.neighbours.prepare import check_neighbours
     from solo_gps.prior import embed, resolve_prior
 
     show_progress_lines()
-    prior = _prior_node(options)
+    prior = prior_node(options.prior, options.cache_dir)
     resolve_prior(prior)
     if not options.folder.is_dir():
         raise DataError(f"{str(options.folder)!r}: no such folder of images.")
@@ -60,6 +64,8 @@ def _build(options: argparse.Namespace) -> int:
         images = host_images(ImageFolder(options.folder))
     except FileNotFoundError as error:
         raise DataError(f"{str(options.folder)!r}: wanted images in class folders; {error}") from error
+    if options.k is not None:
+        check_neighbours(len(images), options.k)
     embeddings = embed(images, prior, together=True)
     if options.k is not None:
         find(embeddings, None, k=options.k)
@@ -67,17 +73,24 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prior_node(options: argparse.Namespace) -> dict[str, Any] | None:
+def prior_node(words: Sequence[str] | None, cache_dir: str | None = None) -> dict[str, Any]:
+    """The recipe's ``prior`` node from what was typed after ``--prior``: the name, then KEY=VALUE.
+
+    Raises:
+        ConfigError: A word is no KEY=VALUE, or a second name was given.
+    """
     from omegaconf import OmegaConf
 
     from solo_gps.encoders import DEFAULT_ENCODER
 
-    name, *assignments = options.prior or [DEFAULT_ENCODER]
+    name, *assignments = words or [DEFAULT_ENCODER]
     for key in assignments:
         if "=" not in key:
             raise ConfigError(f"{key!r}: wanted KEY=VALUE, for example batch_size=64.")
-    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(assignments))  # type: ignore[assignment]
-    folder = {} if options.cache_dir is None else {"cache_dir": options.cache_dir}
+    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)))  # type: ignore[assignment]
+    if keys.get("name", name) != name:
+        raise ConfigError(f"--prior {name} name={keys['name']}: two priors named. Give the one that you want, after --prior.")
+    folder = {} if cache_dir is None else {"cache_dir": cache_dir}
     return {"name": name, **folder, **keys}
 
 

@@ -9,8 +9,9 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from solo_gps.cache_commands import prior_node
 from solo_gps.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
 
     config = parse({"fraction": options.fraction, "images": options.images}, SeppConfig, "sepp sweep")
     drawn = draw_images(len(images), number_to_draw(config, len(images)), options.seed)
-    prior = _prior_node(options)
+    prior = prior_node(options.prior)
     resolve_prior(prior, len(images))
     array = embed(images, prior).array[drawn]
     rows = UnitRows(array, device=pick_device("auto"))
@@ -135,19 +136,6 @@ def _images(folder: Path, *, flat: bool) -> ImageSet:
         return host_images(ImageFolder(folder))
     except FileNotFoundError as error:
         raise DataError(f"{str(folder)!r}: wanted images in class folders (or --flat); {error}") from error
-
-
-def _prior_node(options: argparse.Namespace) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    from solo_gps.encoders import DEFAULT_ENCODER
-
-    name, *given = options.prior or [DEFAULT_ENCODER]
-    for key in given:
-        if "=" not in key:
-            raise ConfigError(f"{key!r}: wanted KEY=VALUE, for example batch_size=64.")
-    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(given))  # type: ignore[assignment]
-    return {"name": name, **keys}
 
 
 def _write(path: Path, text: str) -> None:

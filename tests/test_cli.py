@@ -123,3 +123,40 @@ def test_a_cache_is_built_with_a_priors_keys_listed_verified_and_removed(digits,
     assert not built.exists()
     assert cli.main(["cache", "build", folder, "--prior", "pixels", "image_sise=8"]) == 1
     assert "Did you mean 'image_size'?" in capsys.readouterr().err
+
+
+@pytest.mark.host
+def test_the_folder_of_caches_may_be_named_before_the_command_or_after_it(digits, tmp_path, capsys):
+    folder, here, there = str(digits / "train"), str(tmp_path / "here"), str(tmp_path / "there")
+    build = ["build", folder, "--prior", "pixels", "image_size=4"]
+    assert cli.main(["cache", *build, "--cache-dir", here]) == 0
+    built = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert built.parent == Path(here)
+    for arguments in (["--cache-dir", here, "list"], ["list", "--cache-dir", here]):
+        assert cli.main(["cache", *arguments]) == 0
+        assert built.name[:12] in capsys.readouterr().out
+    assert cli.main(["cache", "--cache-dir", there, *build]) == 0
+    for command in ("show", "verify", "remove"):
+        assert cli.main(["cache", command, built.name[:6], "--cache-dir", here]) == 0
+    capsys.readouterr()
+    assert cli.main(["cache", "list", "--cache-dir", here]) == 0
+    assert capsys.readouterr().out == "no caches\n"
+    assert (Path(there) / built.name / "embeddings.npy").is_file()
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (["cache", "build"], ["--prior", "pixels", "name=pca"], "--prior pixels name=pca: two priors named"),
+        (["sepp", "sweep"], ["--prior", "pixels", "name=pca"], "--prior pixels name=pca: two priors named"),
+        (["cache", "build"], ["--prior", "pixels", "--k", "0"], "k=0: wanted at least 1 neighbour"),
+        (["cache", "build"], ["--prior", "pixels", "--k", "48"], "k=48 neighbours of N=48 images"),
+    ],
+)
+def test_a_wrong_word_ends_a_command_before_anything_is_embedded(command, arguments, message, digits, own_cache, capsys):
+    assert cli.main([*command, str(digits / "train"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not own_cache.exists()

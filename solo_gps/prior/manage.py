@@ -126,8 +126,8 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
             _delete(doomed)
     except OSError as error:
         raise CacheError(
-            f"cache {fingerprint!r} cannot be removed: {error.filename or root}: {error.strerror or error}. Make {root} writable, "
-            "and what lies in it, then remove it again."
+            f"cache {fingerprint!r} cannot be removed: {error.filename or root}: {error.strerror or error}. "
+            f"Make {root} writable, and what lies in it, then remove it again."
         ) from error
     return info
 
