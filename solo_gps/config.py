@@ -10,6 +10,9 @@ from solo_gps.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+LARGEST_SEED = 2**32 - 1
+"""What every generator takes, also after the seed of an image or an epoch was derived from it within 64 bits."""
+
 
 def parse(node: object, schema: type[T], where: str) -> T:
     """Checks a configuration node against a frozen dataclass.
@@ -60,3 +63,9 @@ def check_at_least(key: str, value: float, least: float) -> None:
     """Raises ``ValueError`` when ``value`` is below ``least``."""
     if not value >= least:
         raise ValueError(f"{key}={value} must be at least {least}.")
+
+
+def check_seed(value: int | None) -> None:
+    """Raises ``ValueError`` when ``value`` is given and no generator would take it."""
+    if value is not None and not 0 <= value <= LARGEST_SEED:
+        raise ValueError(f"seed={value} must be from 0 to {LARGEST_SEED}.")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from solo_gps.config import check_at_least, check_choice
+from solo_gps.config import check_at_least, check_choice, check_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class PriorConfig:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers, -1)
         check_at_least("draws", self.draws, 1)
-        check_at_least("seed", self.seed, 0)
+        check_seed(self.seed)
         if self.augmentation == "none" and self.draws > 1:
             raise ValueError(f"draws={self.draws} needs an augmentation: without one every draw is the same image.")
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from solo_gps.config import check_at_least, check_choice
+from solo_gps.config import check_at_least, check_choice, check_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +76,7 @@ class SearchConfig:
             check_at_least(key, getattr(self, key), least)
         for key in ("effort", "lists", "gpus"):
             check_at_least(key, getattr(self, key), 0)
+        check_seed(self.seed)
         if not 0 <= self.recall_floor <= 1:
             raise ValueError(f"recall_floor={self.recall_floor} must be between 0 and 1.")
 

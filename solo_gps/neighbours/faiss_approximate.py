@@ -72,7 +72,7 @@ class FaissIvf(Approximate):
         total, columns = points.shape
         lists = min(self.config.lists or max(1, int(4 * total**0.5)), total)
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(columns), columns, lists)
-        index.cp.seed = self.config.seed + 1
+        index.cp.seed = (self.config.seed + 1) % 2**31  # FAISS takes 31 bits
         index.cp.min_points_per_centroid = 1
         index.cp.max_points_per_centroid = TRAINING_POINTS
         index.cp.niter = 10

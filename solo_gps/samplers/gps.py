@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from solo_gps.config import check_at_least, check_choice
+from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
 from solo_gps.samplers.base import PriorSpace, Sampler
@@ -34,6 +34,7 @@ class GpsConfig:
     def __post_init__(self) -> None:
         check_at_least("k", self.k, 1)
         check_choice("choose", self.choose, CHOICES)
+        check_seed(self.seed)
         if self.radius is not None and not self.radius > 0:
             raise ValueError(f"radius={self.radius} must be above 0.")
 

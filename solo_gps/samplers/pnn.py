@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from solo_gps.config import check_at_least, check_choice
+from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import ConfigError, RefusedMethodError
 from solo_gps.samplers.base import PriorSpace, Sampler
 from solo_gps.samplers.pnn_methods import OWN_QUEUE_METHODS, PLACES, QUEUE_OF_NEGATIVES, REFUSALS, Place
@@ -70,6 +70,7 @@ class PnnConfig:
         check_choice("combine", self.combine, COMBINATIONS)
         check_choice("space", self.space, SPACES)
         check_choice("own_queue", self.own_queue, OWN_QUEUES)
+        check_seed(self.seed)
 
 
 class Pnn(Sampler):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from solo_gps.config import check_at_least, check_choice
+from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Pairs
 from solo_gps.prior.store import cache_root
@@ -73,6 +73,7 @@ class SeppConfig:
         self.window.check()
         check_choice("mode", self.mode, MODES)
         check_choice("select", self.select, SELECTIONS)
+        check_seed(self.seed)
 
     @property
     def window(self) -> Window:

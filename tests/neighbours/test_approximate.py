@@ -82,6 +82,9 @@ class TestIvf(ApproximateContract):
         tables = [find(points(), {"backend": "faiss_ivf"}, k=10) for _ in range(2)]
         assert tables[0].indices.tobytes() == tables[1].indices.tobytes()
 
+    def test_the_largest_seed(self):
+        assert find(points(), {"backend": "faiss_ivf", "seed": 2**32 - 1}, k=10).indices.shape == (2000, 10)
+
 
 class TestHnsw(ApproximateContract):
     backend = "faiss_hnsw"
@@ -114,3 +117,5 @@ def test_overlap_by_hand():
 def test_every_number_is_checked():
     with pytest.raises(ValueError, match="recall_floor"):
         SearchConfig(recall_floor=1.5)
+    with pytest.raises(ValueError, match="seed=-1 must be from 0 to 4294967295"):
+        SearchConfig(seed=-1)

@@ -82,6 +82,8 @@ def test_global_generators_are_left_as_found(digit_images: Any, prior: Any) -> N
         ({"name": "pca", "space": "cosin"}, ConfigError, "Did you mean 'cosine'"),
         ({"name": "pca", "storage": "int8"}, ConfigError, "storage='int8' is not one of float32, float16"),
         ({"name": "pca", "draws": 3}, ConfigError, "draws=3 needs an augmentation"),
+        ({"name": "pca", "augmentation": "flip", "seed": 2**64}, ConfigError, f"seed={2**64} must be from 0 to 4294967295"),
+        ({"name": "pca", "seed": -1}, ConfigError, "seed=-1 must be from 0 to 4294967295"),
         ({"name": "pca", "device": "gpu"}, ConfigError, "prior.device='gpu' is not a device"),
         ({"dimensions": 3}, ConfigError, "prior.name: wanted the name of an encoder, got None"),
         ("pca", ConfigError, "Hydra did not find the config groups"),
@@ -97,6 +99,16 @@ def test_global_generators_are_left_as_found(digit_images: Any, prior: Any) -> N
 def test_a_wrong_prior_is_one_clear_error_before_any_work(prior: Any, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         resolve_prior(prior)
+
+
+@pytest.mark.usefixtures("cache_dir")
+def test_the_largest_seed_works_in_every_generator(digit_images: Any) -> None:
+    for prior in (
+        {"name": "vae", "epochs": 1, "width": 4, "image_size": 8},
+        {"name": "patches", "image_size": 8, "centroids": 4},
+    ):
+        drawn = [embed(digit_images, {**prior, "augmentation": "crop", "seed": seed}).array for seed in (0, 2**32 - 1)]
+        assert not np.array_equal(*drawn)
 
 
 @pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("1", 1), ("3", 1)])

@@ -119,6 +119,7 @@ def test_the_yaml_group_lists_every_key_with_its_default():
         ({"k": 0}, r"sampler.gps: k=0 must be at least 1"),
         ({"radius": -1}, r"sampler.gps: radius=-1.0 must be above 0"),
         ({"choose": "farthest"}, r"choose='farthest' is not one of furthest.*Did you mean 'furthest'\?"),
+        ({"seed": -1}, r"sampler.gps: seed=-1 must be from 0 to 4294967295"),
         (["k"], r"sampler.gps: wanted a group of keys"),
     ],
 )

@@ -43,6 +43,7 @@ def test_the_yaml_groups_of_gps_and_pnn_merge():
         ({"combine": "mean"}, r"combine='mean' is not one of draw, average"),
         ({"space": "priors"}, r"Did you mean 'prior'\?"),
         ({"own_queue": "masked"}, r"Did you mean 'mask'\?"),
+        ({"seed": -1}, r"sampler.pnn: seed=-1 must be from 0 to 4294967295"),
         ({"k": "many"}, r"sampler.pnn.k: Value 'many'"),
     ],
 )

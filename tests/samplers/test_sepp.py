@@ -224,6 +224,7 @@ def test_the_yaml_group_lists_every_key_with_its_default():
         ({"fraction": 1000}, r"a number of images goes in `images`"),
         ({"images": 1}, r"images=1 must be at least 2"),
         ({"per_image": 0}, r"per_image=0 must be at least 1"),
+        ({"seed": -1}, r"sampler.sepp: seed=-1 must be from 0 to 4294967295"),
         ({"mode": "apend"}, r"mode='apend' is not one of append, replace.*Did you mean 'append'\?"),
         ({"select": "rand"}, r"select='rand' is not one of window, random.*Did you mean 'random'\?"),
     ],
