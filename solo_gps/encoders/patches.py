@@ -72,6 +72,7 @@ class PatchesEncoder(Encoder):
     """Soft assignments of patches to a learned dictionary, pooled and projected."""
 
     config_class = PatchesConfig
+    version = 2
     trained = True
 
     def transform(self) -> Callable[[Image], np.ndarray]:

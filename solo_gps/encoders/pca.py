@@ -47,6 +47,7 @@ class PcaEncoder(Encoder):
     """Pixels projected onto their axes of largest variance."""
 
     config_class = PcaConfig
+    version = 2
     trained = True
 
     def transform(self) -> Callable[[Image], np.ndarray]:

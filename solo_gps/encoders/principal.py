@@ -53,7 +53,7 @@ def principal_components(rows: Iterable[torch.Tensor], dimensions: int) -> Princ
     covariance = (products / count - torch.outer(mean, mean)).float()
     variances, axes = torch.linalg.eigh(covariance.cpu())
     variances, axes = variances.flip(0).clamp_min(0), axes.flip(1)
-    keep = max(1, min(dimensions, int((variances > SMALLEST_SHARE * variances[0]).sum())))
+    keep = max(1, min(dimensions, count - 1, int((variances > SMALLEST_SHARE * variances[0]).sum())))
     components = axes[:, :keep].T.contiguous()
     largest = components.abs().argmax(1, keepdim=True)
     components = components * components.gather(1, largest).sign()

@@ -7,12 +7,12 @@ tile size or threads; the products only decide which pairs are looked at, with a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from solo_gps.encoders.precision import true_float32
 from solo_gps.errors import DataError
 from solo_gps.neighbours.prepare import chunks
 from solo_gps.neighbours.rerank import as_tensor
@@ -292,7 +292,7 @@ def _product(rows: torch.Tensor, columns: torch.Tensor, buffer: torch.Tensor | N
     if buffer is None:
         buffer = torch.empty(len(rows) * len(columns), dtype=torch.float32, device=rows.device)
     products = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
-    with _full_precision():
+    with true_float32():  # the margin holds for float32 products
         torch.mm(rows, columns.T, out=products)
     return buffer, products
 
@@ -301,16 +301,3 @@ def _not_above_diagonal(products: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.ones(products.shape, dtype=torch.bool, device=products.device).tril_()
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """The margin holds for float32 products; a user's own setting may allow TF32 or bfloat16."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from solo_gps.encoders.precision import true_float32
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import ranks, stored
@@ -16,7 +17,6 @@ from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.precision import true_float32
 from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
 from solo_gps.neighbours.resolve import resolve_search

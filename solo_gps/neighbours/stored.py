@@ -77,23 +77,26 @@ def load_or_build(
 
 
 def _with_ranks(folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]) -> NeighbourTable:
+    from filelock import FileLock
+
     manifest = folder / f"{request.name()}.json"
     if not ranks.first_says(manifest.exists()):
         table, facts = build()
         if ranks.rank() == 0:
-            save(folder, request, table, facts)
+            with FileLock(folder / f"{request.name()}.lock"):
+                save(folder, request, table, facts)
         ranks.wait()
     return load(folder, request)
 
 
 def save(folder: Path, request: Request, table: NeighbourTable, facts: dict[str, object]) -> None:
-    """Writes arrays, then the manifest that makes them valid; each under a temporary name, then renamed."""
+    """Writes arrays, then the manifest that makes them valid; each under a temporary name, then renamed. Under the lock only."""
     entry: dict[str, object] = {"format": FORMAT, "request": dataclasses.asdict(request), "facts": facts, "files": {}}
     files: dict[str, object] = {}
     for kind in _ARRAYS:
         array = getattr(table, kind)
         path = folder / f"{request.name()}.{kind}.npy"
-        temporary = path.with_suffix(f".npy.{os.getpid()}.tmp")
+        temporary = path.with_suffix(".npy.tmp")
         with temporary.open("wb") as file:
             np.save(file, array, allow_pickle=False)
             file.flush()
@@ -102,7 +105,7 @@ def save(folder: Path, request: Request, table: NeighbourTable, facts: dict[str,
         files[kind] = {"shape": list(array.shape), "sha256": _digest(path)}
     entry["files"] = files
     manifest = folder / f"{request.name()}.json"
-    temporary = manifest.with_suffix(f".json.{os.getpid()}.tmp")
+    temporary = manifest.with_suffix(".json.tmp")
     temporary.write_bytes(seal(entry))
     os.replace(temporary, manifest)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solo_gps.encoders.loading import worker_count
+from solo_gps.encoders.precision import true_float32
 from solo_gps.encoders.progress import Progress, duration
 from solo_gps.errors import CacheError, DataError
 from solo_gps.prior.forward import embed_batch, loaded_batches
-from solo_gps.prior.manifest import write_manifest
+from solo_gps.prior.manifest import NAME, write_manifest
 from solo_gps.prior.partial import Partial, missing_blocks
 from solo_gps.prior.ranks import Ranks
 from solo_gps.prior.store import ARRAY, PARTIAL, STATE
@@ -104,7 +105,9 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Rank
             error = problem
     ranks.share(None, error)
     if encoder.trained:
-        encoder.load_state(load_file(work / STATE))
+        # Cloned to where torch aligns memory: a tensor in the file's own bytes may begin anywhere, and then the last bit of a
+        # product with it may differ from one process to the next.
+        encoder.load_state({name: tensor.clone() for name, tensor in load_file(work / STATE).items()})
 
 
 def _is_whole(state: Path) -> bool:
@@ -120,7 +123,8 @@ def _is_whole(state: Path) -> bool:
 def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
     from safetensors.torch import save_file
 
-    encoder.fit(images)
+    with true_float32():
+        encoder.fit(images)
     temporary = work / f"{STATE}.tmp"
     save_file({name: tensor.contiguous() for name, tensor in encoder.state().items()}, temporary)
     with open(temporary, "rb") as file:
@@ -259,7 +263,8 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
             "numpy": numpy.__version__,
         },
     }
-    write_manifest(partial.folder, values, [ARRAY, STATE] if encoder.trained else [ARRAY])
-    partial.discard_journals()
+    files = [ARRAY, STATE] if encoder.trained else [ARRAY]
+    write_manifest(partial.folder, values, files)
+    partial.keep_only([NAME, *files])
     os.replace(partial.folder, folder)
     logger.info("embedded %s images in %s", f"{images:,}", duration(built["seconds"]))

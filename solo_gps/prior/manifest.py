@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Writes the manifest of files that are whole, and then flushes them and it to the disk.
+    """Writes the manifest of files that are whole, and then flushes them and it to the disk. One process at a time.
 
     Args:
         folder: Folder that holds the files.
@@ -33,7 +33,7 @@ def write_manifest(folder: Path, values: Mapping[str, Any], files: Iterable[str]
         path = folder / file
         _flush(path)
         entries[file] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-    temporary = folder / f"{NAME}.{os.getpid()}.tmp"
+    temporary = folder / f"{NAME}.tmp"
     temporary.write_bytes(seal({**values, "format": FORMAT, "files": entries}))
     _flush(temporary)
     os.replace(temporary, folder / NAME)

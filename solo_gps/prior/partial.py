@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,10 +105,11 @@ class Partial:
         os.close(self._file)
         self._log.close()
 
-    def discard_journals(self) -> None:
-        """Removes the journals of a build that is whole."""
-        for journal in self.folder.glob(f"{JOURNAL}-*.jsonl"):
-            journal.unlink()
+    def keep_only(self, files: Collection[str]) -> None:
+        """Removes the journals of a build that is whole, and what a kill left under temporary names."""
+        for path in self.folder.iterdir():
+            if path.name not in files:
+                path.unlink()
 
     def _fits(self) -> bool:
         if not self._path.is_file() or self._path.stat().st_size != self.size:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from solo_gps.errors import CacheError, DataError
+from solo_gps.neighbours import find
 from solo_gps.prior import embed, verify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes")
@@ -38,8 +39,17 @@ def run_quietly(images: Any, prior: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+def assert_same_files(folder: Path, other: Path) -> None:
+    """All files but the manifest, which holds times; says where they differ rather than how their bytes look."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        if name == "manifest.json":
+            continue
+        one, two = (np.frombuffer((place / name).read_bytes(), np.uint8) for place in (folder, other))
+        assert len(one) == len(two), name
+        differ = np.flatnonzero(one != two)
+        assert not len(differ), f"{name}: {len(differ)} of {len(one)} bytes differ, from {differ[0]} to {differ[-1]}"
 
 
 def test_killed_at_twenty_random_moments_the_result_is_the_same(digit_images: Any, tmp_path: Path) -> None:
@@ -62,9 +72,89 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(digit_images: An
                 os.kill(process.pid or 0, signal.SIGKILL)
                 kills.append(finished_blocks(folder))
             process.join()
-        assert contents(folder) == contents(wanted.folder)
+        assert_same_files(folder, wanted.folder)
         assert verify(folder.name, str(root)) == []
     assert sum(count > 0 for count in kills) >= 10, "the kills came while blocks were being written"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
+def test_killed_before_and_after_every_step_on_the_disk_nothing_is_left_over(
+    digit_images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    digit_images.pixels = digit_images.pixels[:40]
+    prior = {"name": "pca", "image_size": 8, "batch_size": 16, "num_workers": 0}
+    wanted = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "undisturbed")})
+    assert wanted.folder is not None
+    original, kills = getattr(os, step), 0
+    while True:
+        fatal, calls = kills // 2, [0]
+
+        def stepping(*args: Any, fatal: int = fatal, calls: list[int] = calls, after: bool = kills % 2 == 1, **keys: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == fatal + 1 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **keys)
+            if calls[0] == fatal + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        root = tmp_path / f"killed-{kills}"
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, stepping)
+            process = fork.Process(target=run_quietly, args=(digit_images, {**prior, "cache_dir": str(root)}))
+            process.start()
+            process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        embed(digit_images, {**prior, "cache_dir": str(root)})
+        assert_same_files(root / wanted.fingerprint, wanted.folder)
+        assert verify(wanted.fingerprint, str(root)) == []
+    assert kills >= 2
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_search_killed_before_it_renames_leaves_a_cache_that_is_whole(
+    digit_images: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    embeddings = embed(digit_images, {"name": "pixels"})
+    assert embeddings.folder is not None
+    left, original = [steps], os.replace
+
+    def fatal(*args: Any) -> None:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        original(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fatal)
+        process = fork.Process(target=find, args=(embeddings,), kwargs={"k": 3})
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert list(embeddings.folder.glob("neighbours-*.tmp"))
+    assert verify(embeddings.fingerprint) == []
+    find(embeddings, k=3)
+    assert not list(embeddings.folder.glob("neighbours-*.tmp"))
+    assert verify(embeddings.fingerprint) == []
+
+
+def test_a_learned_state_lies_where_every_process_would_lay_it(digit_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLAS promises equal bits for equally aligned memory only; a resumed build must give the undisturbed one's."""
+    from solo_gps.encoders.pca import PcaEncoder
+
+    remainders = []
+    load_state = PcaEncoder.load_state
+
+    def record(self: Any, state: Any) -> None:
+        remainders.append({tensor.data_ptr() % 64 for tensor in state.values()})
+        load_state(self, state)
+
+    monkeypatch.setattr(PcaEncoder, "load_state", record)
+    embed(digit_images, {"name": "pca", "image_size": 8})
+    assert remainders[-1] == {0}
 
 
 def finished_blocks(folder: Path) -> int:
@@ -143,7 +233,7 @@ def test_two_ranks_equal_one_process(digit_images: Any, tmp_path: Path, prior: d
     digest = hashlib.sha256(alone.array.tobytes()).hexdigest()
     assert got == {0: digest, 1: digest}
     assert alone.folder is not None
-    assert contents(tmp_path / "together" / alone.fingerprint) == contents(alone.folder)
+    assert_same_files(tmp_path / "together" / alone.fingerprint, alone.folder)
 
 
 class BrokenImages:
@@ -230,4 +320,4 @@ def test_torchrun_equals_one_process(folder_images: Any, tmp_path: Path) -> None
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     alone = embed(folder_images, {"name": "pca", "batch_size": 4, "cache_dir": str(tmp_path / "alone")})
     assert alone.folder is not None
-    assert contents(tmp_path / "together" / alone.fingerprint) == contents(alone.folder)
+    assert_same_files(tmp_path / "together" / alone.fingerprint, alone.folder)

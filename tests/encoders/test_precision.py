@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from solo_gps.encoders.precision import true_float32
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
-from solo_gps.neighbours.precision import true_float32
+from solo_gps.prior import embed
 
 
 @pytest.fixture
@@ -46,3 +47,25 @@ def test_lightnings_recommendation_changes_no_table(medium, monkeypatch):
     assert tables[0].indices.tobytes() == tables[1].indices.tobytes()
     assert balls[0].indices.tobytes() == balls[1].indices.tobytes()
     assert balls[0].indices.shape[1] > 1
+
+
+def test_no_setting_of_the_process_leaks(medium):
+    """Also the settings of single operations, which torch keeps beside the one for all of them."""
+    torch.set_float32_matmul_precision("highest")
+    places = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.cudnn.conv]
+    before = [place.fp32_precision for place in places]
+    embeddings = Embeddings(array=np.eye(20, 8, dtype=np.float32) + 1, fingerprint="f", folder=None, space="cosine")
+    find(embeddings, radius=0.5)
+    find(embeddings, {"backend": "torch"}, k=5)
+    with true_float32():
+        assert [place.fp32_precision for place in places] == ["ieee"] * 4
+    assert [place.fp32_precision for place in places] == before
+
+
+def test_one_fingerprint_is_one_array(medium, digit_images, tmp_path):
+    """An embedding in fp32 does not depend on what the program allows its training."""
+    prior = {"name": "pca"}
+    medium_array = np.array(embed(digit_images, {**prior, "cache_dir": str(tmp_path / "medium")}).array)
+    torch.set_float32_matmul_precision("highest")
+    highest = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "highest")}).array
+    np.testing.assert_array_equal(medium_array, highest)
