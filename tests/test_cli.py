@@ -91,6 +91,7 @@ def test_pretrain_trains_guided_by_name_and_from_a_folder_of_ones_own(own_folder
         (["+sampler=gps", "data.train_path=nowhere"], "no such folder"),
         (["+sampler={gsp: {}}"], "Did you mean 'gps'?"),
         (["+sampler=gsp"], "sampler/gsp"),
+        (["+prior=pixels", "+search=torch", "+refresh=features"], "prior and search and refresh without a sampler"),
     ],
 )
 def test_bad_input_ends_with_one_clear_error_and_nothing_written(overrides, message, digits, tmp_path):

@@ -103,6 +103,7 @@ def test_a_third_party_sampler_works_by_its_name(installed, digits, tmp_path):
     log = tmp_path / "pairs.txt"
     environ = {**os.environ, "PYTHONPATH": "", "MIRROR_LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     overrides = [f"data.train_path={digits / 'train'}", "max_epochs=2", "optimizer.batch_size=16", "data.num_workers=0"]
+    overrides += ["+prior=pixels"]  # it starts from a config file outside the groups, which must have been installed too
     program = "from solo_gps.cli import main; raise SystemExit(main())"
     arguments = ["pretrain", "--config-name", "simclr_digits", *overrides, "accelerator=cpu"]
     run(python, "-c", program, *arguments, "+sampler=mirror", "sampler.mirror.every=2", env=environ, cwd=tmp_path)

@@ -16,6 +16,7 @@ from solo_gps.plugins import lookup
 from solo_gps.prior import resolve_prior
 from solo_gps.samplers.base import Sampler
 
+NEED_A_SAMPLER = ("prior", "search", "refresh")
 NOT_METHODS = ("base", "linear")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
@@ -24,7 +25,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
     """Returns the samplers of the recipe's ``sampler`` node, by name, in its order; none when it has no such node.
 
     Raises:
-        ConfigError: The node is not a group of samplers, or a key of one is wrong.
+        ConfigError: The node is not a group of samplers, a key of one is wrong, or what only samplers use is there without it.
         UnknownNameError: No sampler of that name.
     """
     node = recipe.get("sampler")
@@ -35,6 +36,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
             "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
         )
     if node is None:
+        _check_nothing_is_mute(recipe)
         return {}
     if not OmegaConf.is_dict(node):
         raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
@@ -45,6 +47,15 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
         cls = lookup("register_samplers", "sampler", str(name))
         samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
     return samplers
+
+
+def _check_nothing_is_mute(recipe: DictConfig) -> None:
+    mute = [key for key in NEED_A_SAMPLER if recipe.get(key) is not None]
+    if mute:
+        raise ConfigError(
+            f"{' and '.join(mute)} without a sampler: nothing would use it. Add +sampler=gps, or another; for a plain run leave "
+            "it out, or add +sampler=none."
+        )
 
 
 def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:

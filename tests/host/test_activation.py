@@ -81,6 +81,9 @@ def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
         ({"sampler": GPS, "prior": {"name": "pixels", "sise": 8}}, ConfigError, r"prior\.sise: no such key"),
         ({"sampler": GPS, "search": {"backend": "fais"}}, UnknownNameError, r"unknown .*'fais'.*Did you mean 'faiss'\?"),
         ({"sampler": GPS, "search": {"bakend": "faiss"}}, ConfigError, r"search\.bakend: no such key"),
+        ({"prior": PIXELS}, ConfigError, r"prior without a sampler: .*Add \+sampler=gps"),
+        ({"search": {"backend": "torch"}}, ConfigError, r"search without a sampler"),
+        ({"prior": PIXELS, "refresh": {"every": 1}}, ConfigError, r"prior and refresh without a sampler"),
         ({"sampler": GPS, "data": {"format": "dali"}}, ConfigError, r"data\.format='dali'"),
         ({"sampler": GPS, "data": {"train_path": "nowhere/at/all"}}, DataError, r"no such folder"),
     ],
@@ -91,6 +94,13 @@ def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, rec
         raise AssertionError("must not be switched on")
     assert footprint() == before
     assert not own_cache.exists()
+
+
+def test_no_sampler_by_name_is_a_plain_run_whatever_the_prior(recipe):
+    before = footprint()
+    with solo_gps.activate(recipe(sampler={}, prior=PIXELS, search={"backend": "torch"})) as activation:
+        assert not activation.guides_images
+    assert footprint() == before
 
 
 @pytest.mark.skipif("mae" not in HOST.methods, reason="mae came with solo-learn 1.0.6")

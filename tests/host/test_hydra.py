@@ -35,13 +35,13 @@ def jobs(tmp_path, digits):
     (tmp_path / "conf" / "recipe.yaml").write_text(recipe.replace("runs/demo/digits/train", str(digits / "train")))
     (tmp_path / "program.py").write_text(PROGRAM)
 
-    def run(*arguments):
+    def run(*arguments, fails=False):
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
         done = subprocess.run(
             [sys.executable, "program.py", *arguments], capture_output=True, text=True, cwd=tmp_path, env=environ
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done if fails else [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
 
     return run
 
@@ -62,3 +62,24 @@ def test_a_sweep_over_samplers(jobs):
 
 def test_two_samplers_at_once(jobs):
     assert jobs("+sampler=[gps,sepp]") == [[["gps", "sepp"], GUIDED]]
+
+
+@pytest.mark.parametrize("group", ["prior=pixels", "search=torch", "refresh=features"])
+def test_a_group_that_nothing_would_use_ends_the_program(group, jobs):
+    done = jobs(f"+{group}", fails=True)
+    assert f"solo-gps: {group.split('=')[0]} without a sampler" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "JOB" not in done.stdout
+
+
+def test_a_swept_group_that_nothing_would_use_ends_the_program(jobs):
+    done = jobs("--multirun", "+prior=pixels,pca", fails=True)
+    assert "solo-gps: prior without a sampler" in done.stderr
+    assert "JOB" not in done.stdout
+
+
+def test_groups_in_any_order_and_a_plain_run_among_them(jobs):
+    groups = ["+search=torch", "+prior=pixels", "+refresh=features", "refresh.every=1"]
+    assert jobs(*groups, "+sampler=gps") == jobs("+sampler=gps", *groups) == [[["gps"], GUIDED]]
+    assert jobs("--multirun", "+prior=pixels,pca", "+sampler=gps,none") == [[["gps"], GUIDED], [[], PLAIN]] * 2
+    assert jobs("--multirun", "+sampler=none,gps", "+prior=pixels") == [[[], PLAIN], [["gps"], GUIDED]]

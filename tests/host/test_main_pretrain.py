@@ -57,6 +57,7 @@ def test_with_and_without_the_switch(digits, tmp_path):
         (["+sampler=gps", "sampler.gps.choose=farthest"], "Did you mean 'furthest'?"),
         (["+sampler=gps", "method=mae"], "cannot act on method 'mae'"),
         (["+sampler=gps", "sampler.gps.k=48"], "k=48"),
+        (["+refresh=features"], "refresh without a sampler"),
     ],
 )
 def test_bad_input_ends_the_program_with_one_clear_line(overrides, message, digits, tmp_path):
