@@ -161,3 +161,25 @@ def test_a_wrong_word_ends_a_command_before_anything_is_embedded(command, argume
     assert message in error
     assert error.count("\n") == 1
     assert not own_cache.exists()
+
+
+@pytest.mark.host
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "typed", [["-m", "solo_gps.cli"], [str(Path(sys.executable).with_name("solo-gps"))]], ids=["module", "script"]
+)
+def test_two_devices_are_two_ranks_of_the_same_command(typed, digits, tmp_path):
+    """Lightning starts the second one by the command line as it was typed."""
+    recipe = ["pretrain", "--config-name", "simclr_digits", "+sampler=gps", "+prior=pixels", "sampler.gps.k=3", *small(digits)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PL_TORCH_DISTRIBUTED_BACKEND": "gloo"}
+    done = subprocess.run(
+        [sys.executable, *typed, *recipe, "devices=2", "strategy=ddp"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environ,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "MEMBER: 2/2" in done.stderr
+    assert "max_epochs=1` reached" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from solo_gps.host.method import guided_method
 from solo_gps.host.pairing import Pairing
 from solo_gps.host.precheck import check_recipe, make_samplers
 from solo_gps.host.refresh import Refresh, make_refresh
+from solo_gps.host.trainer_callback import trainer_callback
 from solo_gps.interfaces import Pairs
 from solo_gps.plugins import plugin_manager
 from solo_gps.samplers.base import Sampler
@@ -52,9 +54,11 @@ class Activation:
         self.samplers = dict(samplers)
         self.pairing = Pairing(cfg, self.samplers, refresh)
         self.dataset: GuidedDataset | None = None
-        self.loader_errors: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._trainer: Any = None
-        self._loader_epochs = 0
+        self.user_errors: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._fitting: Any = None
+        self._may_raise = True
+        self._late_error: BaseException | None = None
+        self._epochs_by_hand = 0
         self._resumed_epoch: int | None = None
         self._announced_epoch: int | None = None
 
@@ -77,10 +81,10 @@ class Activation:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
         if not self.guides_images:
             if any(sampler.reads_prior for sampler in self.samplers.values()):
-                with self.loader_errors():
+                with self.user_errors():
                     self.pairing.prepare(host_images(dataset))
             return torch.utils.data.DataLoader(dataset, *args, **kwargs)
-        with self.loader_errors():
+        with self.user_errors():
             self.dataset = self._guide(dataset)
         wrapped: Any = self.dataset
         for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
@@ -89,8 +93,8 @@ class Activation:
 
     def _guide(self, dataset: Any) -> GuidedDataset:
         images = host_images(dataset)
-        self.pairing.prepare(images)
         pipelines = crop_pipelines(dataset.transform)
+        self.pairing.prepare(images, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
         guided = GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
         guided.draw_with(self._start_epoch)
@@ -102,11 +106,21 @@ class Activation:
         return sum(pipeline.num_crops for pipeline in self.cfg.augmentations if pipeline.crop_size == large)
 
     def _start_epoch(self) -> Pairs:
+        try:
+            return self._draw_pairs()
+        except BaseException as error:
+            if self._may_raise:
+                raise
+            assert self.dataset is not None
+            self._late_error = error
+            return Pairs(anchors=self.dataset.anchors.numpy(), positives=self.dataset.positives.numpy())
+
+    def _draw_pairs(self) -> Pairs:
         assert self.dataset is not None
         epoch = self._epoch()
-        with self.loader_errors():
+        with self.user_errors():
             self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
-        self._loader_epochs += 1
+        self._epochs_by_hand += self._fitting is None
         pairs = self.pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
             self._announced_epoch = epoch
@@ -116,13 +130,16 @@ class Activation:
     def _epoch(self) -> int:
         if self._resumed_epoch is not None:
             return self._resumed_epoch
-        return self._loader_epochs if self._trainer is None else int(self._trainer.current_epoch)
+        return self._epochs_by_hand if self._fitting is None else int(self._fitting.current_epoch)
 
     def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Notes the epoch that a checkpoint resumes at, and takes back what :meth:`save_to` put into it.
 
-        Lightning 2 makes the first epoch's iterator, whose workers start to read ahead, before it restores its own count.
+        Only where a training resumes: weights that are loaded for anything else say nothing about the pairs. Lightning 2 makes
+        the first epoch's iterator, whose workers start to read ahead, before it restores its own count.
         """
+        if self._fitting is None:
+            return
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
         if CHECKPOINT_KEY in checkpoint:
@@ -184,34 +201,43 @@ class Activation:
         share, purity = pair_purity(self.dataset.anchors.numpy(), self.dataset.positives.numpy(), unknown)
         return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})
 
-    def lightning_callback(self) -> Any:
-        """Returns the callback that ties the plugin to the trainer that the host makes."""
-        activation = self
+    @cached_property
+    def trainer_callback(self) -> Any:
+        """The callback that ties the plugin to the trainer that the host makes; one, however often a trainer fits."""
+        return trainer_callback(self)
 
-        class GuidedPositives(self.host.lightning.Callback):  # type: ignore[name-defined]
-            """Tells the samplers the trainer's epoch, checks that its loader is guided, and logs the pairs."""
+    def begin_fit(self, trainer: Any, method: torch.nn.Module) -> None:
+        """A training starts from the prior's tables, unless its checkpoint brings others.
 
-            def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-                activation._trainer = trainer
-                if stage == "fit" and activation.guides_images and activation.dataset is None:
-                    raise HostError(
-                        "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
-                        f"{activation.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
-                    )
+        From here to :meth:`start_steps`, Lightning 2 makes the first iterator and cannot bear an error in it: its teardown then
+        fails on its own, and the user would see that.
 
-            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-                activation._resumed_epoch = None
+        Raises:
+            HostError: The loader was never guided.
+        """
+        if self.guides_images and self.dataset is None:
+            raise HostError(
+                "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
+                f"{self.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
+            )
+        self._fitting, self._may_raise = trainer, False
+        self._late_error = self._resumed_epoch = self._announced_epoch = None
+        with self.user_errors():
+            self.pairing.watch(method)
 
-            def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-                # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
-                values = activation.diagnostics() | activation.pairing.take_changes()
-                if values:
-                    pl_module.log_dict(values, on_step=False, on_epoch=True)
+    def start_steps(self) -> None:
+        """Raises what went wrong while the first iterator was made."""
+        self._may_raise = True
+        if self._late_error is not None:
+            raise self._late_error
 
-            def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-                activation._trainer = None
+    def start_epoch(self) -> None:
+        """The trainer's own count of epochs is right from now on."""
+        self._resumed_epoch = None
 
-        return GuidedPositives()
+    def end_fit(self) -> None:
+        """The trainer is done, or has failed."""
+        self._fitting, self._may_raise, self._late_error = None, True, None
 
 
 @contextmanager

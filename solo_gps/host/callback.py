@@ -26,7 +26,7 @@ class Activate(Callback):
         show_progress_lines()
         with user_errors_exit():
             activation = self._stack.enter_context(activate(config))
-            activation.loader_errors = user_errors_exit
+            activation.user_errors = user_errors_exit
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """Switches off."""

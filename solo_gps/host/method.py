@@ -44,8 +44,8 @@ class _Guided:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._activation.tag(args[0] if args else kwargs.get("cfg"))
-        if self._activation.pairing.refresh is not None:
-            self._activation.pairing.refresh.watch(self)  # type: ignore[arg-type]
+        with self._activation.user_errors():
+            self._activation.pairing.watch(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
         self._crops_seen = {"online": 0, "momentum": 0}
@@ -53,7 +53,7 @@ class _Guided:
             self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[Any]:
-        return [*super().configure_callbacks(), self._activation.lightning_callback()]  # type: ignore[misc]
+        return [*super().configure_callbacks(), self._activation.trainer_callback]  # type: ignore[misc]
 
     def on_load_checkpoint(self, checkpoint: Any) -> None:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from solo_gps.evaluation.metrics import table_change, table_purity
 from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.refresh import Refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.neighbours import ranks
 from solo_gps.plugins import plugin_manager
+from solo_gps.prior.snapshot import check_same_images
 from solo_gps.samplers.base import PriorSpace, Sampler
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class Pairing:
         images: The raw training images, ``None`` before :meth:`prepare`.
         space: The images in the recipe's prior space, ``None`` before :meth:`prepare`.
         tables: Name of a sampler to its neighbour table.
+        refreshed_epoch: Epoch before which the tables were built anew; ``None`` while they are the prior's.
     """
 
     def __init__(self, cfg: DictConfig, samplers: Mapping[str, Sampler], refresh: Refresh | None) -> None:
@@ -43,10 +47,12 @@ class Pairing:
         self.images: ImageSet | None = None
         self.space: PriorSpace | None = None
         self.tables: dict[str, NeighbourTable] = {}
+        self.refreshed_epoch: int | None = None
         self._cfg = cfg
         self._samplers = samplers
         self._refreshable = [name for name, sampler in samplers.items() if sampler.refreshable]
         self._without_table: set[str] = set()
+        self._data_digest: str | None = None
         self._changes: dict[str, float] = {}
 
     @property
@@ -55,17 +61,37 @@ class Pairing:
         assert self.images is not None, "prepare() comes first"
         return self.images.labels
 
-    def prepare(self, images: ImageSet) -> None:
+    def prepare(self, images: ImageSet, pipeline: Any = None) -> None:
         """Builds the tables that are needed before the first epoch.
 
         Args:
             images: The raw training images, as the host will index them.
+            pipeline: The host's transform of the first crop; needed where a sampler chooses positives in the dataset.
         """
-        self.images = images
+        for sampler in self._samplers.values():
+            sampler.check(len(images))
+        if self.refresh is not None:
+            self.refresh.rehearse(images, pipeline)
+        self.images, self._data_digest, self.refreshed_epoch = images, None, None
         self.space = PriorSpace(images, self._cfg.get("prior"), self._cfg.get("search"))
-        refreshed_first = self.refresh is not None and self.refresh.config.first == 0
-        self._without_table = set(self._refreshable) if refreshed_first else set()
-        self._build_tables(self.space, [name for name in self._samplers if name not in self._without_table])
+        self._use_prior(self._samplers)
+
+    def watch(self, method: torch.nn.Module) -> None:
+        """Takes the method that is about to be trained; the tables that another training left give way to the prior's."""
+        if self.refresh is None:
+            return
+        self.refresh.watch(method)
+        if self.refreshed_epoch is not None:
+            self.refreshed_epoch = None
+            self._use_prior(self._refreshable)
+
+    def _use_prior(self, names: Iterable[str]) -> None:
+        assert self.space is not None, "prepare() comes first"
+        network_first = self.refresh is not None and self.refresh.config.first == 0
+        self._without_table = set(self._refreshable) if network_first else set()
+        for name in self._without_table:
+            self.tables.pop(name, None)
+        self._build_tables(self.space, [name for name in names if name not in self._without_table])
 
     def pairs(self, epoch: int) -> Pairs:
         """Returns the items of an epoch: a pure function of tables, seed and epoch."""
@@ -83,19 +109,37 @@ class Pairing:
         Args:
             epoch: The epoch about to start.
             pipeline: The host's transform of the first crop.
+
+        Raises:
+            DataError: The network's embeddings have no neighbours to give, or the ranks list different images.
         """
-        if self.refresh is None or not self.refresh.due(epoch):
+        if self.refresh is None or not self.refresh.due(epoch, self.refreshed_epoch):
             return
         assert self.images is not None, "prepare() comes first"
         before = dict(self.tables)
-        log.info("epoch %d: the network being trained becomes the prior (its %s)", epoch, self.refresh.config.of)
+        self._digest_of_images()
+        if ranks.rank() == 0:
+            log.info("epoch %d: the network being trained becomes the prior (its %s)", epoch, self.refresh.config.of)
         with self.refresh.embeddings(self.images, pipeline) as embeddings:
-            self._build_tables(PriorSpace.of(self.images, embeddings, self._cfg.get("search")), self._refreshable)
-        self.refresh.epoch = epoch
+            try:
+                self._build_tables(PriorSpace.of(self.images, embeddings, self._cfg.get("search")), self._refreshable)
+            except DataError as error:
+                mend = " refresh.space=euclidean needs no direction." if self.refresh.config.space == "cosine" else ""
+                raise DataError(f"the refresh before epoch {epoch}: {error}{mend}") from error
+        self.refreshed_epoch = epoch
         self._without_table.clear()
         for name in self._refreshable:
             change = table_change(before.get(name), self.tables[name], self.labels)
             self._changes.update({f"refresh_{name}_{key}": value for key, value in change.items()})
+
+    def warn_if_never_refreshed(self, epochs: int) -> None:
+        """Says so when a training has ended before its first refresh, for example by ``max_steps`` or an early stop."""
+        if self.refresh is not None and self.refreshed_epoch is None:
+            log.warning(
+                "refresh: the training ended after %d epochs, the first refresh was to come at epoch %d: the prior guided it all",
+                epochs,
+                self.refresh.config.first,
+            )
 
     def take_changes(self) -> dict[str, float]:
         """Returns what the latest refresh changed (:func:`table_change`), once."""
@@ -103,8 +147,11 @@ class Pairing:
         return values
 
     def state(self) -> dict[str, Any] | None:
-        """Returns the refreshed tables for a checkpoint: the weights that made them are gone when a run resumes."""
-        if self.refresh is None or self.refresh.epoch is None:
+        """Returns the refreshed tables for a checkpoint: the weights that made them are gone when a run resumes.
+
+        A table takes N x K x 8 bytes.
+        """
+        if self.refresh is None or self.refreshed_epoch is None:
             return None
         tables = {
             name: {
@@ -113,29 +160,47 @@ class Pairing:
             }
             for name in self._refreshable
         }
-        return {"refreshed_epoch": self.refresh.epoch, "tables": tables}
+        return {"refreshed_epoch": self.refreshed_epoch, "made_from": self._made_from(), "tables": tables}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes back what :meth:`state` returned; a run whose samplers are others refreshes anew instead.
-
-        Raises:
-            DataError: The tables are of another number of images.
-        """
-        tables = state["tables"]
-        if self.refresh is None or not set(self._refreshable) <= tables.keys():
+        """Takes back what :meth:`state` returned, where this run would have made it too; else the next epoch refreshes anew."""
+        if self.refresh is None:
+            log.warning(
+                "the checkpoint's run was guided by the network being trained; this one is guided by its prior. Add +refresh=... "
+                "to go on as before"
+            )
             return
-        assert self.images is not None, "the loader comes before the checkpoint"
+        made_from = self._made_from()
+        other = sorted(key for key in made_from if state["made_from"].get(key) != made_from[key])
+        if other:
+            log.warning(
+                "the checkpoint's neighbours were found with other %s: they are not taken over, but looked for anew as soon as a "
+                "refresh is due",
+                " and ".join(other),
+            )
+            return
         for name in self._refreshable:
-            table = NeighbourTable(**{key: tensor.numpy() for key, tensor in tables[name].items()})
-            if len(table.indices) != len(self.images):
-                raise DataError(
-                    f"the checkpoint's neighbours of sampler {name!r} are of {len(table.indices):,} images, the training set has "
-                    f"{len(self.images):,}. Resume with the set that the run began with."
-                )
+            table = NeighbourTable(**{key: tensor.numpy() for key, tensor in state["tables"][name].items()})
             self._samplers[name].use(table)
             self.tables[name] = table
-        self.refresh.epoch = state["refreshed_epoch"]
+        self.refreshed_epoch = state["refreshed_epoch"]
         self._without_table.clear()
+
+    def _made_from(self) -> dict[str, Any]:
+        """What a refreshed table depends on beside the weights, in words for the user and plain values."""
+        assert self.refresh is not None
+        made_from = {
+            "training images": self._digest_of_images(),
+            "refresh.of or refresh.space": [self.refresh.config.of, self.refresh.config.space],
+        }
+        keys = {f"keys of sampler.{name}": asdict(self._samplers[name].config) for name in self._refreshable}
+        return {**made_from, **keys, "labels as a mask": self._same_label}
+
+    def _digest_of_images(self) -> str:
+        if self._data_digest is None:
+            assert self.images is not None, "prepare() comes first"
+            self._data_digest = check_same_images(self.images)
+        return self._data_digest
 
     @property
     def _same_label(self) -> bool:

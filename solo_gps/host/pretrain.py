@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,13 @@ def _logger(cfg: DictConfig, host: Host) -> Any:
     if not cfg.checkpoint.enabled:
         return False
     folder = Path(cfg.checkpoint.dir) / cfg.method
-    return loggers.CSVLogger(str(folder.parent), name=folder.name, version=cfg.name)
+    return loggers.CSVLogger(str(folder.parent), name=folder.name, version=_new_version(folder, cfg.name))
+
+
+def _new_version(folder: Path, name: str) -> str:
+    """The run's name, numbered where a run of that name, which this one may resume, has written its metrics already.
+
+    Lightning would delete them, or fail on their columns.
+    """
+    versions = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(version for version in versions if not (folder / version / "metrics.csv").exists())

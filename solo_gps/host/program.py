@@ -12,21 +12,26 @@ from solo_gps.host.callback import user_errors_exit
 from solo_gps.host.console import show_progress_lines
 
 
-@hydra.main(version_base="1.2", config_path=None)
-def _program(cfg: DictConfig) -> None:
+def run_program(arguments: Sequence[str]) -> None:
+    """Runs the program with Hydra's command-line arguments, as if typed."""
+    typed = sys.argv
+
+    @hydra.main(version_base="1.2", config_path=None)
+    def program(cfg: DictConfig) -> None:
+        sys.argv = typed  # Lightning starts the other ranks by it
+        _pretrain(cfg)
+
+    sys.argv = ["solo-gps pretrain", *arguments]
+    try:
+        program()
+    finally:
+        sys.argv = typed
+
+
+def _pretrain(cfg: DictConfig) -> None:
     from solo_gps.host.pretrain import pretrain
 
     OmegaConf.set_struct(cfg, False)
     show_progress_lines()
     with user_errors_exit():
         pretrain(cfg)
-
-
-def run_program(arguments: Sequence[str]) -> None:
-    """Runs the program with Hydra's command-line arguments, as if typed."""
-    before = sys.argv
-    sys.argv = ["solo-gps pretrain", *arguments]
-    try:
-        _program()
-    finally:
-        sys.argv = before

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,13 @@ from solo_gps.encoders.live import LiveNetwork
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.host.detect import Host
 from solo_gps.interfaces import Embeddings, ImageSet
+from solo_gps.prior.snapshot import check_room, snapshot
 from solo_gps.samplers.base import Sampler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 OF = ("features", "projections")
 
@@ -72,10 +79,12 @@ def make_refresh(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
             f"refresh={node!r} arrived as a plain string: Hydra did not find the config group 'refresh' on its search path; "
             "`solo-gps doctor` checks it."
         )
+    if not samplers:
+        return None  # +sampler=none: a plain run, in a sweep over samplers for example
     config = parse(node, RefreshConfig, "refresh")
     if not any(sampler.refreshable for sampler in samplers.values()):
         raise ConfigError(
-            f"refresh: none of the samplers ({', '.join(samplers) or 'none'}) looks for neighbours anew. Add +sampler=gps, or "
+            f"refresh: none of the samplers ({', '.join(samplers)}) looks for neighbours anew. Add +sampler=gps, or "
             "leave refresh out: sepp appends its pairs once, and pnn's support set is the network's own already."
         )
     epochs = recipe.get("max_epochs")
@@ -86,6 +95,8 @@ def make_refresh(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         )
     if config.first > 0:
         _check_radius(samplers)
+    elif recipe.get("prior") is not None and all(sampler.refreshable for sampler in samplers.values()):
+        log.warning("refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used")
     return Refresh(config, recipe, host.backbone_name)
 
 
@@ -106,8 +117,6 @@ class Refresh:
         recipe: The whole recipe.
         backbone_name: Name of the backbone's attribute in the method.
 
-    Attributes:
-        epoch: Epoch of the last refresh, ``None`` before the first.
     """
 
     def __init__(self, config: RefreshConfig, recipe: DictConfig, backbone_name: str) -> None:
@@ -115,67 +124,113 @@ class Refresh:
         self._recipe = recipe
         self._backbone_name = backbone_name
         self._method: weakref.ref[Any] | None = None
-        self.epoch: int | None = None
 
     def watch(self, method: torch.nn.Module) -> None:
-        """Takes the method that is about to be trained; what was refreshed from another is no longer valid.
+        """Takes the method that is about to be trained.
 
         Raises:
             ConfigError: Projections are wanted of a method without a projector.
         """
         if self.config.of == "projections" and not isinstance(getattr(method, "projector", None), torch.nn.Module):
             raise ConfigError(f"refresh.of='projections': {type(method).__name__} has no projector. Use refresh.of=features.")
-        self._method, self.epoch = weakref.ref(method), None
+        self._method = weakref.ref(method)
 
-    def due(self, epoch: int) -> bool:
-        """Whether the refresh that ``epoch`` should be trained with has not been made yet."""
+    def due(self, epoch: int, last: int | None) -> bool:
+        """Whether the refresh that ``epoch`` should be trained with has not been made yet.
+
+        Args:
+            epoch: The epoch about to start.
+            last: Epoch of the last refresh, ``None`` before the first.
+        """
         since_first = epoch - self.config.first
         if since_first < 0:
             return False
-        return self.epoch is None or self.epoch < epoch - since_first % self.config.every
+        return last is None or last < epoch - since_first % self.config.every
+
+    def rehearse(self, images: ImageSet, pipeline: Any) -> None:
+        """Takes one image through all that a refresh does, so that what cannot work fails before anything long has begun.
+
+        Args:
+            images: N raw images.
+            pipeline: The host's transform of the first crop.
+
+        Raises:
+            CacheError: The folder of caches cannot be written, or has no room for N embeddings.
+        """
+        if self._method is None or self._method() is None:
+            return  # the loader was made before the method
+        with self.embeddings(_FirstImage(images), pipeline, rehearsal=True) as embeddings:
+            dimensions = embeddings.array.shape[1]
+        check_room(self._cache_dir, len(images), dimensions)
 
     @contextmanager
-    def embeddings(self, images: ImageSet, pipeline: Any) -> Iterator[Embeddings]:
+    def embeddings(self, images: ImageSet, pipeline: Any, *, rehearsal: bool = False) -> Iterator[Embeddings]:
         """The images as the network sees them now; every rank must enter. The network is left exactly as it was.
 
         Args:
             images: N raw images.
             pipeline: The host's transform of the first crop: its normalisation is used.
+            rehearsal: Without a progress bar, and in fp32, since the network has not been moved to its device yet.
         """
-        from solo_gps.prior.snapshot import snapshot
-
         method = self._method() if self._method is not None else None
         if method is None:
             raise HostError("refresh: no method was built while the plugin was switched on, so there is no network to look at.")
         modules = [getattr(method, self._backbone_name)]
         if self.config.of == "projections":
             modules.append(method.projector)
-        encoder = self._encoder(modules, *normalisation(pipeline))
-        with _as_in_evaluation(modules), snapshot(images, encoder) as embeddings:
+        encoder = self._encoder(modules, pipeline, precision="fp32" if rehearsal else self.config.precision)
+        with _as_in_evaluation(modules), snapshot(images, encoder, progress=not rehearsal) as embeddings:
             yield embeddings
 
-    def _encoder(self, modules: Sequence[torch.nn.Module], mean: Sequence[float], std: Sequence[float]) -> LiveNetwork:
+    def _encoder(self, modules: Sequence[torch.nn.Module], pipeline: Any, *, precision: str) -> LiveNetwork:
+        mean, std = normalisation(pipeline)
+        first = next(parameter for parameter in modules[0].parameters() if parameter.is_floating_point())
         config = PriorConfig(
             name="network",
             space=self.config.space,
             batch_size=self.config.batch_size,
             num_workers=self.config.num_workers,
-            precision=self.config.precision,
-            cache_dir=OmegaConf.select(self._recipe, "prior.cache_dir"),
+            precision=precision,
+            cache_dir=self._cache_dir,
         )
         return LiveNetwork(
             config,
-            _chained(modules),
-            device=next(modules[0].parameters()).device,
+            _chained(modules, first.dtype),
+            device=first.device,
             image_size=int(self._recipe.augmentations[0].crop_size),
             mean=mean,
             std=std,
         )
 
+    @property
+    def _cache_dir(self) -> str | None:
+        folder: str | None = OmegaConf.select(self._recipe, "prior.cache_dir")
+        return folder
 
-def _chained(modules: Sequence[torch.nn.Module]) -> Callable[[torch.Tensor], torch.Tensor]:
+
+class _FirstImage:
+    """The first image of a set, as a set."""
+
+    labels = None
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return 1
+
+    def image(self, index: int) -> Image:
+        return self._images.image(index)
+
+    def content(self) -> Iterator[bytes]:
+        return iter(())
+
+
+def _chained(modules: Sequence[torch.nn.Module], dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The modules one after the other, in the type of their weights: Lightning's ``64-true`` and ``bf16-true`` change it."""
+
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        rows = pixels
+        rows = pixels.to(dtype)
         for module in modules:
             rows = module(rows)
         return rows

@@ -99,8 +99,6 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         problems += more_problems
         known |= more_known
     # What a killed search leaves beside the embeddings, and the next search of that table takes over.
-    known |= {path.name for kind in ("lock", "tmp") for path in folder.glob(f"neighbours-*.{kind}")}
-    # What a killed search leaves beside the embeddings, and the next search of that table takes over.
     for lock in folder.glob("neighbours-*.lock"):
         known |= {lock.name, *(path.name for kind in ("npy", "tmp") for path in folder.glob(f"{lock.stem}.*{kind}"))}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)

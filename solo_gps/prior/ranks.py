@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from solo_gps.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others: a large model may take days."""
@@ -53,21 +56,44 @@ class Ranks:
             raise ConfigError(f"rank 0 failed: {message}")
         return value
 
-    def all_agree(self, error: BaseException | None = None) -> None:
-        """Waits for every rank; when one brings an error, every rank raises."""
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the values of all ranks."""
         if self.world == 1:
-            if error is not None:
-                raise error
-            return
+            return [value]
         import torch.distributed as dist
 
-        messages: list[Any] = [None] * self.world
-        dist.all_gather_object(messages, None if error is None else str(error), group=self._group)
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def gather_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the equally shaped rows of all ranks, on the device of these."""
+        if self.world == 1:
+            return [rows]
+        import torch
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(rows) for _ in range(self.world)]
+        dist.all_gather(parts, rows, group=self._group)
+        return parts
+
+    def all_agree(self, error: BaseException | None = None) -> None:
+        """Waits for every rank; when one brings an error, every rank raises."""
+        messages = self.gather(None if error is None else str(error))
         if error is not None:
             raise error
         failed = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
         if failed:
             raise ConfigError("another rank failed: " + "; ".join(failed))
+
+
+def training_ranks() -> Ranks:
+    """The ranks that train together, in torch.distributed's own group; this process alone without it."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return Ranks()
+    return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
 def under_torchrun() -> bool:

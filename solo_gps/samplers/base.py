@@ -110,6 +110,13 @@ class Sampler:
         """Returns why this sampler cannot act on the solo-learn method of that name, or ``None`` when it can."""
         return None
 
+    def check(self, images: int) -> None:
+        """Checks the keys against the number of training images, before anything is embedded.
+
+        Raises:
+            ConfigError: They do not fit.
+        """
+
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable | None:
         """Builds what :meth:`pairs` needs, before training, in the main process of each rank; again where ``refreshable``.
 

@@ -57,6 +57,13 @@ class Gps(Sampler):
             return "it reconstructs the pixels of one crop, so there is no positive view to guide"
         return None
 
+    def check(self, images: int) -> None:
+        """Refuses more neighbours than there are other images."""
+        from solo_gps.neighbours.prepare import check_neighbours
+
+        if self.config.radius is None:
+            check_neighbours(images, self.config.k)
+
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable:
         """Finds the ball of every image."""
         if same_label and space.images.labels is None:

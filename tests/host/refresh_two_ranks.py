@@ -41,8 +41,10 @@ def alone(images, encoder, backbone):
 
 
 class Watched(refresh.Refresh):
-    def embeddings(self, images, pipeline):
-        inner = super().embeddings(images, pipeline)
+    def embeddings(self, images, pipeline, *, rehearsal=False):
+        inner = super().embeddings(images, pipeline, rehearsal=rehearsal)
+        if rehearsal:
+            return inner
         backbone = getattr(self._method(), HOST.backbone_name)
 
         class Context:
@@ -52,7 +54,7 @@ class Watched(refresh.Refresh):
                     other = context.before.clone()
                     dist.broadcast(other, src=0)
                     SEEN["buffers_differ"].append(not torch.equal(other, context.before))
-                encoder = self._encoder([backbone], *refresh.normalisation(pipeline))
+                encoder = self._encoder([backbone], pipeline, precision="fp32")
                 context.alone = alone(images, encoder, backbone)
                 context.embeddings = inner.__enter__()
                 return context.embeddings

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from torchvision.transforms import functional as F
 
 import solo_gps
 from solo_gps import hookimpl, plugins
-from solo_gps.errors import ConfigError, DataError
+from solo_gps.errors import CacheError, ConfigError, DataError
 from solo_gps.host.detect import detect_host
 from solo_gps.host.pretrain import pretrain
 
@@ -182,45 +184,222 @@ def test_resuming_between_refreshes_equals_the_uninterrupted_run(stop, recipe, d
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
-def test_a_checkpoint_of_another_set_is_refused(recipe, train, tmp_path):
-    shared = {
-        "max_epochs": 3,
-        "sampler": NEAREST,
-        "refresh": {"start": 0, "every": 2},
-        "checkpoint": {"enabled": True, "dir": str(tmp_path / "trained"), "frequency": 1, "keep_prev": True},
-    }
-    train(recipe(**shared))
-    checkpoint = next(path for path in (tmp_path / "trained").rglob("*.ckpt") if "ep=1" in path.name)
-    cfg = recipe(**shared, resume_from_checkpoint=str(checkpoint))
-    cfg.data.fraction = 0.5
-    with pytest.raises(DataError, match="of 48 images, the training set has 2"):
-        train(cfg)
-
-
-def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tables = []
+@pytest.fixture
+def tables():
+    """Tables as they were built, the prior's and the refreshed ones."""
+    seen = []
 
     class Watcher:
         @hookimpl
         def on_table_built(self, sampler, table, labels):
-            tables.append((sampler, np.array(table.indices), labels))
+            seen.append((sampler, np.array(table.indices), labels))
 
     watcher = Watcher()
     plugins.plugin_manager().register(watcher)
-    try:
-        cfg = recipe(
-            max_epochs=4,
-            sampler={"gps": {"k": 3}},
-            prior=PIXELS,
-            refresh={"every": 2, "start": 1},
-            checkpoint={"enabled": True, "dir": "trained", "frequency": 9, "keep_prev": False},
-        )
-        with warnings.catch_warnings(), solo_gps.activate(cfg):
+    yield seen
+    plugins.plugin_manager().unregister(watcher)
+
+
+@pytest.fixture
+def fit_in_steps(recipe, tmp_path):
+    """A function of a recipe: all that a program does before trainer.fit, and a trainer that keeps each epoch's checkpoint."""
+
+    class Keep(HOST.lightning.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / f"epoch-{trainer.current_epoch}.ckpt")
+
+    @contextlib.contextmanager
+    def switched_on(**nodes):
+        cfg = recipe(**{"max_epochs": 3, "sampler": NEAREST, "prior": PIXELS, "refresh": {"every": 1}} | nodes)
+        with warnings.catch_warnings(), solo_gps.activate(cfg) as on:
             warnings.simplefilter("ignore")
-            pretrain(cfg)
-    finally:
-        plugins.plugin_manager().unregister(watcher)
+            full = HOST.complete(cfg)
+            HOST.lightning.seed_everything(full.seed)
+            model = HOST.build_method(full, HOST.methods["simclr"])
+            loader = HOST.build_train_loader(full)
+            keys = {**HOST.trainer_kwargs(full), "logger": False}
+            yield SimpleNamespace(
+                on=on,
+                cfg=full,
+                model=model,
+                loader=loader,
+                trainer=lambda: HOST.lightning.Trainer(**{**keys, "callbacks": [Keep()]}),
+            )
+
+    return switched_on
+
+
+def test_a_second_training_begins_with_the_prior_again(fit_in_steps, drawn, tables):
+    """Also where the trainer, or the model, is another one."""
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+        first = dict(drawn)
+        drawn.clear()
+        run.trainer().fit(run.model, run.loader)
+        assert (drawn[0] == first[0]).all()
+        assert (drawn[1] != first[1]).any(), "the table of the first training's epoch 1 was used again"
+        drawn.clear()
+        other = HOST.build_method(run.cfg, HOST.methods["simclr"])
+        assert run.on.pairing.refreshed_epoch is None
+        run.trainer().fit(other, run.loader)
+        assert (drawn[0] == first[0]).all()
+        assert not np.array_equal(drawn[1], drawn[2])
+    kinds = ["prior" if np.array_equal(table, tables[0][1]) else "network" for _, table, _ in tables]
+    assert kinds == ["prior", "network", "network"] * 3
+
+
+def test_the_trained_model_is_looked_at_not_the_last_that_was_built(fit_in_steps, drawn, digits):
+    with fit_in_steps(max_epochs=1, refresh={"start": 0}, prior=None) as run:
+        wanted, margin = nearest_by_hand(run.model, digits, "features", "cosine")
+        HOST.build_method(run.cfg, HOST.methods["simclr"])
+        run.trainer().fit(run.model, run.loader)
+        assert_agree(drawn[0], (wanted, margin))
+
+
+def test_weights_loaded_for_anything_but_resuming_change_no_pair(fit_in_steps, tmp_path, digits):
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+    with fit_in_steps(data={"val_path": str(digits / "train")}) as run:
+        table = np.array(run.on.pairing.tables["gps"].indices)
+        run.model.on_load_checkpoint(torch.load(tmp_path / "epoch-2.ckpt", weights_only=False))
+        run.trainer().validate(run.model, HOST.build_val_loader(run.cfg), ckpt_path=tmp_path / "epoch-2.ckpt", verbose=False)
+        assert run.on.pairing.refreshed_epoch is None
+        assert (run.on.pairing.tables["gps"].indices == table).all()
+
+
+def test_a_trainer_that_fits_twice_has_one_callback(fit_in_steps):
+    with fit_in_steps(max_epochs=1, refresh={"start": 0}, prior=None) as run:
+        trainer = run.trainer()
+        trainer.fit(run.model, run.loader)
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(run.model, run.loader)
+        assert [type(callback).__name__ for callback in trainer.callbacks].count("GuidedPositives") == 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "warned"),
+    [
+        ({"sampler": {"gps": {"k": 2}}}, "found with other keys of sampler.gps"),
+        ({"refresh": {"every": 1, "of": "projections"}}, "found with other refresh.of or refresh.space"),
+        ({"data": {"fraction": 0.5}}, "found with other training images"),
+        ({"refresh": None}, "this one is guided by its prior"),
+    ],
+)
+def test_neighbours_that_this_run_would_not_have_found_are_not_taken_over(
+    nodes, warned, fit_in_steps, drawn, tables, tmp_path, caplog
+):
+    if "data" in nodes and HOST.generation == "1.0.2":
+        pytest.skip("data.fraction came with solo-learn 1.0.6")
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+    drawn.clear()
+    tables.clear()
+    caplog.set_level("WARNING")
+    with fit_in_steps(**nodes) as run:
+        run.trainer().fit(run.model, run.loader, ckpt_path=tmp_path / "epoch-1.ckpt")
+    assert [record.message for record in caplog.records if warned in record.message]
+    assert sorted(drawn) == [2]
+    assert len(tables) == (1 if nodes.get("refresh", "") is None else 2)
+    assert np.isin(drawn[2], tables[-1][1]).all()
+    assert (drawn[2][:, None] == tables[-1][1]).any(axis=1).all()
+
+
+def test_a_stock_checkpoint_or_an_earlier_one_brings_nothing(fit_in_steps, drawn, tables, tmp_path, caplog):
+    with fit_in_steps(refresh=None) as run:
+        run.trainer().fit(run.model, run.loader)
+    drawn.clear()
+    tables.clear()
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader, ckpt_path=tmp_path / "epoch-0.ckpt")
+    assert sorted(drawn) == [1, 2]
+    assert len(tables) == 3
+    assert not [record for record in caplog.records if record.levelname == "WARNING" and "solo_gps" in record.name]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_error_of_the_first_refresh_is_the_one_that_is_shown(resume, fit_in_steps, tmp_path, monkeypatch):
+    """Lightning 2 makes the first iterator where it cannot bear an error."""
+    if resume:
+        with fit_in_steps(refresh=None, max_epochs=2) as run:
+            run.trainer().fit(run.model, run.loader)
+    with fit_in_steps(refresh={"start": 0, "every": 1}, prior=None) as run:
+        refreshed = run.on.pairing.refresh_if_due
+
+        def broken(*arguments):
+            monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_: torch.full((8, 4), float("nan")))
+            try:
+                refreshed(*arguments)
+            finally:
+                monkeypatch.undo()
+
+        run.on.pairing.refresh_if_due = broken
+        with pytest.raises(DataError, match="not finite; the training has diverged"):
+            run.trainer().fit(run.model, run.loader, ckpt_path=tmp_path / "epoch-1.ckpt" if resume else None)
+
+
+def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, monkeypatch):
+    embedded = []
+    monkeypatch.setattr("solo_gps.prior.embed", lambda *_: embedded.append(1))
+    nodes = {"sampler": NEAREST, "prior": PIXELS, "refresh": {"every": 1}, "max_epochs": 2}
+    monkeypatch.setattr("solo_gps.prior.snapshot.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CacheError, match=r"0\.0 GB free, the embeddings of the network being trained need"):
+        train(recipe(**nodes))
+    monkeypatch.setattr("tempfile.mkstemp", failing(OSError(30, "Read-only file system")))
+    with pytest.raises(CacheError, match=r"cannot be written to .*Read-only file system\. Set SOLO_GPS_CACHE"):
+        train(recipe(**nodes))
+    with pytest.raises(DataError, match="k=48 neighbours of N=48 images"):
+        train(recipe(**nodes | {"sampler": {"gps": {"k": 48}}, "refresh": {"start": 0}}))
+    assert not embedded
+
+
+def failing(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_weights_of_another_type_see_pixels_of_that_type(precision, recipe, train, drawn):
+    if HOST.generation == "1.0.2":
+        pytest.skip("these precisions came with Lightning 2")
+    cfg = recipe(max_epochs=2, sampler=NEAREST, refresh={"start": 0, "every": 1})
+    cfg.precision = precision
+    train(cfg)
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_embeddings_without_a_direction_name_the_refresh(recipe, train, monkeypatch):
+    cfg = recipe(max_epochs=1, sampler=NEAREST, refresh={"start": 0, "every": 1})
+    monkeypatch.setattr("solo_gps.encoders.live.LiveNetwork.embed", lambda self, batch: torch.zeros(len(batch), 4))
+    with pytest.raises(DataError, match=r"refresh before epoch 0: .* zero vector.*refresh\.space=euclidean needs no direction"):
+        train(cfg)
+
+
+def test_a_training_that_ends_before_its_first_refresh_says_so(recipe, train, caplog):
+    cfg = recipe(max_epochs=3, sampler=NEAREST, prior=PIXELS, refresh={"every": 2})
+    cfg.max_steps = 4
+    train(cfg)
+    assert "refresh: the training ended after" in caplog.text
+
+
+def test_a_prior_that_is_never_used_is_named(recipe, train, caplog):
+    train(recipe(max_epochs=1, sampler=NEAREST, prior=PIXELS, refresh={"start": 0}))
+    assert "the prior is never used" in caplog.text
+
+
+def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch, tables):
+    monkeypatch.chdir(tmp_path)
+    cfg = recipe(
+        max_epochs=4,
+        sampler={"gps": {"k": 3}},
+        prior=PIXELS,
+        refresh={"every": 2, "start": 1},
+        checkpoint={"enabled": True, "dir": "trained", "frequency": 9, "keep_prev": False},
+    )
+    with warnings.catch_warnings(), solo_gps.activate(cfg):
+        warnings.simplefilter("ignore")
+        pretrain(cfg)
     assert [name for name, _, _ in tables] == ["gps"] * 3
     (file,) = Path("trained").rglob("metrics.csv")
     rows = [row for row in csv.DictReader(file.open()) if row.get("refresh_gps_purity")]
@@ -258,7 +437,9 @@ def test_the_groups_name_every_key_with_its_default():
     folder = Path(__file__).parents[2] / "configs" / "refresh"
     assert {path.stem for path in folder.glob("*.yaml")} == set(OF)
     for path in folder.glob("*.yaml"):
-        assert OmegaConf.to_container(OmegaConf.load(path)) == vars(RefreshConfig(of=path.stem))
+        keys = OmegaConf.to_container(OmegaConf.load(path))
+        assert keys.pop("defaults", None) is not None, "without a sampler, the group must say so"
+        assert keys == vars(RefreshConfig(of=path.stem))
 
 
 @pytest.mark.parametrize(
@@ -282,6 +463,12 @@ def test_bad_input_is_one_clear_error(nodes, message, recipe, train):
         del cfg.sampler["gps"]
     with pytest.raises(ConfigError, match=message):
         train(cfg)
+
+
+def test_a_plain_run_of_a_sweep_over_samplers_is_never_refreshed(recipe):
+    from solo_gps.host.refresh import make_refresh
+
+    assert make_refresh(recipe(sampler={}, refresh={"every": 1}), HOST, {}) is None
 
 
 def test_a_diverged_network_is_one_clear_error(recipe, train):

@@ -46,5 +46,9 @@ def test_the_pairs_go_on_where_the_run_stopped(recipe, train, drawn, tmp_path):
         checkpoints = sorted((tmp_path / "trained").rglob("*.ckpt"))[:1]
     assert checkpoints, f"no checkpoint of solo-learn {detect_host().generation}"
     drawn.clear()
+    (metrics,) = (tmp_path / "trained").rglob("metrics.csv")
+    before = metrics.read_text()
     run(3, resume=str(checkpoints[0]))
     assert drawn == whole[1:]
+    assert metrics.read_text() == before
+    assert len(list((tmp_path / "trained").rglob("metrics.csv"))) == 2, "the resumed run's metrics stand beside the first's"

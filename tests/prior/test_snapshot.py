@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
 import random
+import socket
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ import torch
 from solo_gps.encoders.base import PriorConfig
 from solo_gps.encoders.live import LiveNetwork
 from solo_gps.errors import DataError
-from solo_gps.prior.snapshot import snapshot
+from solo_gps.prior import snapshot as snapshot_module
+from solo_gps.prior.snapshot import check_same_images, snapshot
 
 
 def live(forward, **keys):
@@ -80,3 +84,98 @@ def test_random_generators_are_left_as_they_were(digit_images, cache_dir):
     assert before[0] == after[0]
     assert (before[1] == after[1]).all()
     assert torch.equal(before[2], after[2])
+
+
+def rank_main(rank, port, take, answers):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        answers.put((rank, take(rank)))
+    except Exception as error:  # noqa: BLE001
+        answers.put((rank, f"{type(error).__name__}: {error}"))
+    torch.distributed.destroy_process_group()
+
+
+def in_two_ranks(take):
+    """What ``take(rank)`` returns, or the error that it raises, in each of two ranks (gloo)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    processes = [fork.Process(target=rank_main, args=(rank, port, take, answers)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    got = dict(answers.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    return got[0], got[1]
+
+
+def look(images):
+    with snapshot(images, live(torch.nn.Flatten(), batch_size=16)) as embeddings:
+        return np.array(embeddings.array)
+
+
+@pytest.mark.parametrize("machines", ["one", "one by name alone", "two"])
+def test_two_ranks_see_what_one_process_sees(machines, digit_images, cache_dir, monkeypatch):
+    def take(rank):
+        if machines == "two":
+            monkeypatch.setattr(socket, "gethostname", lambda: f"machine-{rank}")
+        if machines == "one by name alone" and rank == 1:
+            monkeypatch.setattr(snapshot_module, "open", absent_when_reading, raising=False)
+        return look(digit_images)
+
+    for got in in_two_ranks(take):
+        np.testing.assert_allclose(got, by_hand(digit_images), atol=1e-6)
+    assert [path.name for path in cache_dir.iterdir()] == [".locks"]
+
+
+def absent_when_reading(file, mode="r", *args, **keys):
+    if mode == "rb":
+        raise FileNotFoundError(file)
+    return open(file, mode, *args, **keys)
+
+
+def test_an_error_of_one_rank_ends_both(digit_images, cache_dir):
+    whole = digit_images.image
+
+    def take(rank):
+        def image(index):
+            if index == 20:
+                raise OSError("image file is truncated")
+            return whole(index)
+
+        digit_images.image = image
+        return look(digit_images)
+
+    first, second = in_two_ranks(take)
+    assert "image 20 of the training set cannot be read: image file is truncated" in second
+    assert second.startswith("DataError")
+    assert "rank 1: image 20" in first
+
+
+def test_a_full_disk_of_one_rank_ends_both(digit_images, cache_dir, monkeypatch):
+    def take(rank):
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        return look(digit_images)
+
+    first, second = in_two_ranks(take)
+    assert first.startswith("CacheError: refresh: the embeddings of the network being trained cannot be written")
+    assert "rank 0" in second
+
+
+def test_ranks_with_their_images_in_another_order_are_refused(digit_images):
+    def take(rank):
+        if rank == 1:
+            digit_images.pixels = digit_images.pixels[::-1].copy()
+        return check_same_images(digit_images)
+
+    for got in in_two_ranks(take):
+        assert got.startswith("DataError: ranks 0 and 1 list different training images")
+    digests = in_two_ranks(lambda _: check_same_images(digit_images))
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 64

@@ -1,0 +1,44 @@
+"""The Lightning callback that a guided method brings along: what the trainer does, told to the plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from solo_gps.host.activation import Activation
+
+
+def trainer_callback(activation: Activation) -> Any:
+    """Returns the callback of a switched-on plugin, of the Lightning that its host uses.
+
+    Args:
+        activation: The switched-on plugin.
+    """
+
+    class GuidedPositives(activation.host.lightning.Callback):  # type: ignore[name-defined]
+        """Tells the plugin the trainer's epochs, and logs the pairs."""
+
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage == "fit":
+                activation.begin_fit(trainer, pl_module)
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            activation.start_steps()
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            activation.start_epoch()
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
+            values = activation.diagnostics() | activation.pairing.take_changes()
+            if values:
+                pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
+
+        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            if stage == "fit":
+                activation.end_fit()
+
+    return GuidedPositives()
