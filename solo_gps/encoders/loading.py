@@ -50,14 +50,20 @@ class PreprocessedImages:
             raise DataError(f"image {index} of the training set cannot be read: {error}. Mend or remove the file.") from error
 
 
-def worker_count(wanted: int, images: int) -> int:
-    """Number of worker processes for ``num_workers=wanted`` (-1 chooses)."""
+def worker_count(wanted: int, images: int, processes: int = 1) -> int:
+    """Number of worker processes for ``num_workers=wanted``.
+
+    Args:
+        wanted: As configured; -1 chooses.
+        images: Images that this process reads.
+        processes: Processes of this machine that share its CPUs.
+    """
     if wanted >= 0:
         return wanted
     if images <= SMALL_SET:
         return 0
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(MAX_WORKERS, cpus)
+    return max(1, min(MAX_WORKERS, cpus // processes))
 
 
 def batches(

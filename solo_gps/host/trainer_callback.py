@@ -37,6 +37,9 @@ def trainer_callback(activation: Activation) -> Any:
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
 
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            activation.end_fit()  # teardown does not come then
+
         def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
             if stage == "fit":
                 activation.end_fit()

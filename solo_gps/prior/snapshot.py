@@ -91,9 +91,11 @@ def _embedded(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) 
     import numpy as np
 
     folder, width = encoder.config.cache_dir, 0
-    with _scratch_file(ranks, folder) as (file, writes):
+    machines = ranks.gather(socket.gethostname())
+    here = [rank for rank in range(ranks.world) if machines[rank] == machines[ranks.rank]]
+    with _scratch_file(ranks, here[0], folder) as (file, writes):
         error: Exception | None = None
-        for start, rows in _all_rows(images, encoder, ranks, progress):
+        for start, rows in _all_rows(images, encoder, ranks, len(here), progress):
             if writes and error is None:
                 try:
                     if not width:
@@ -109,16 +111,19 @@ def _embedded(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) 
 
 
 @contextmanager
-def _scratch_file(ranks: Ranks, cache_dir: str | None) -> Iterator[tuple[BinaryIO, bool]]:
+def _scratch_file(ranks: Ranks, first: int, cache_dir: str | None) -> Iterator[tuple[BinaryIO, bool]]:
     """A file in the folder of caches that the ranks of one machine share: page cache, not memory, whatever N.
 
     It loses its name before anything is written: however the process ends, nothing is left behind.
 
+    Args:
+        ranks: All ranks.
+        first: The first rank of this machine.
+        cache_dir: Folder of caches.
+
     Yields:
         The file, and whether this rank writes it.
     """
-    machines = ranks.gather(socket.gethostname())
-    first = machines.index(machines[ranks.rank])
     error: Exception | None = None
     with ExitStack() as stack:
         file: Any = None
@@ -173,14 +178,16 @@ def _unwritable(cache_dir: str | None, error: OSError) -> CacheError:
     )
 
 
-def _all_rows(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) -> Iterator[tuple[int, np.ndarray]]:
+def _all_rows(
+    images: ImageSet, encoder: Encoder, ranks: Ranks, processes: int, progress: bool
+) -> Iterator[tuple[int, np.ndarray]]:
     """Embeds a block a rank at a time, and yields every rank's (first index, (B, D) float32 rows), checked."""
     import torch
 
     blocks = consecutive(len(images), encoder.config.batch_size)
     rounds = [blocks[first : first + ranks.world] for first in range(0, len(blocks), ranks.world)]
     own = [parts[ranks.rank] if ranks.rank < len(parts) else range(1) for parts in rounds]
-    loaded = loaded_batches(images, encoder, own, worker_count(encoder.config.num_workers, sum(map(len, own))))
+    loaded = loaded_batches(images, encoder, own, worker_count(encoder.config.num_workers, sum(map(len, own)), processes))
     enabled = progress and ranks.first
     with Progress("embedding with the network being trained", len(images), enabled=enabled) as bar:
         for parts in rounds:

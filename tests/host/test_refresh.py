@@ -267,6 +267,22 @@ def test_weights_loaded_for_anything_but_resuming_change_no_pair(fit_in_steps, t
         assert (run.on.pairing.tables["gps"].indices == table).all()
 
 
+def test_a_training_that_failed_is_over(fit_in_steps, tmp_path):
+    class Fail(HOST.lightning.Callback):
+        def on_train_batch_start(self, *arguments):
+            raise RuntimeError("power cut")
+
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+    with fit_in_steps() as run:
+        trainer = run.trainer()
+        trainer.callbacks.append(Fail())
+        with pytest.raises(RuntimeError, match="power cut"):
+            trainer.fit(run.model, run.loader)
+        run.model.on_load_checkpoint(torch.load(tmp_path / "epoch-2.ckpt", weights_only=False))
+        assert run.on.pairing.refreshed_epoch is None
+
+
 def test_a_trainer_that_fits_twice_has_one_callback(fit_in_steps):
     with fit_in_steps(max_epochs=1, refresh={"start": 0}, prior=None) as run:
         trainer = run.trainer()

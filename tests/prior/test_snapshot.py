@@ -14,6 +14,7 @@ import torch
 
 from solo_gps.encoders.base import PriorConfig
 from solo_gps.encoders.live import LiveNetwork
+from solo_gps.encoders.loading import worker_count
 from solo_gps.errors import DataError
 from solo_gps.prior import snapshot as snapshot_module
 from solo_gps.prior.snapshot import check_same_images, snapshot
@@ -179,3 +180,9 @@ def test_ranks_with_their_images_in_another_order_are_refused(digit_images):
     digests = in_two_ranks(lambda _: check_same_images(digit_images))
     assert digests[0] == digests[1]
     assert len(digests[0]) == 64
+
+
+def test_ranks_of_one_machine_share_its_cpus(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6), raising=False)
+    assert [worker_count(-1, 10_000, processes) for processes in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert (worker_count(5, 10, 8), worker_count(-1, 10, 1)) == (5, 0)
