@@ -14,34 +14,37 @@ def trainer_callback(activation: Activation) -> Any:
     Args:
         activation: The switched-on plugin.
     """
+    return type("GuidedPositives", (_GuidedPositives, activation.host.lightning.Callback), {})(activation)
 
-    class GuidedPositives(activation.host.lightning.Callback):  # type: ignore[name-defined]
-        """Tells the plugin the trainer's epochs, and logs the pairs."""
 
-        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            if stage == "fit":
-                activation.begin_fit(trainer, pl_module)
+class _GuidedPositives:
+    """Tells the plugin the trainer's epochs, and logs the pairs."""
 
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            activation.start_steps()
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
 
-        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            activation.start_epoch()
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._activation.begin_fit(trainer, pl_module)
 
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
-            values = activation.diagnostics() | activation.pairing.take_changes()
-            if values:
-                pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._activation.start_steps()
 
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._activation.start_epoch()
 
-        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            activation.end_fit()  # teardown does not come then
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
+        values = self._activation.diagnostics() | self._activation.pairing.take_changes()
+        if values:
+            pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
 
-        def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            if stage == "fit":
-                activation.end_fit()
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
 
-    return GuidedPositives()
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._activation.end_fit()  # teardown does not come then
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._activation.end_fit()
