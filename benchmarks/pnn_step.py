@@ -152,7 +152,7 @@ def main() -> None:
     data = batches(args)
     sizes = f"queue {args.queue:,} x {args.dimension}, batch {args.batch}, {args.size} x {args.size}"
     print(f"{sizes}, torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.repeats} x {args.steps} steps")
-    print("\n| stock | with pNN | stock ms | pNN ms | ratio of medians | least and most over repeats |")
+    print("\n| stock | with pNN | stock ms | pNN ms | median of the ratios | least and most over repeats |")
     print("|---|---|---|---|---|---|")
     own, full = {"queue_size": args.queue}, args.queue
     pairs = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.config import check_at_least, check_choice, check_seed
-from solo_gps.encoders.precision import true_float32
+from solo_gps.encoders.precision import plain_float32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,13 +127,13 @@ class Encoder:
         return "bf16" if self.device is not None and self.device.type == "cuda" else "fp32"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The autocast context of ``precision`` on the device; for fp32, one in which float32 work is not cut short."""
+        """The autocast context of ``precision`` on the device; for fp32, one without any autocast around it."""
         import torch
 
         assert self.device is not None, "load comes first"
         types = {"bf16": torch.bfloat16, "fp16": torch.float16}
         if self.precision not in types:
-            return true_float32()
+            return plain_float32(self.device.type)
         return torch.autocast(self.device.type, dtype=types[self.precision])
 
     def transform(self) -> Callable[[Image], np.ndarray]:

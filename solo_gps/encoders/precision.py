@@ -1,40 +1,90 @@
-"""Products and convolutions that are what they say, whatever the program has set for its training."""
+"""Float32 work that is float32 work, whatever the program has set for its training."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_lock = threading.Lock()
+_inside = 0
+_before: list[tuple[Any, str, Any]] = []
+
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Within the block, float32 work is float32 work, and bfloat16 products are summed in float32.
+    """Within the block, float32 products are float32 products, and bfloat16 ones are summed in float32.
 
     ``torch.set_float32_matmul_precision("medium")``, which Lightning recommends, makes float32 products bfloat16 ones, on the CPU
     too; and CUDA may add partial bfloat16 products in bfloat16. Either would break the proof of an exact search, and would have
-    two runs with one fingerprint build two different caches. The settings are the process's own and come back afterwards.
+    two runs with one fingerprint build two different caches. The settings are the process's own: they come back when the last
+    block is left, of whatever thread.
+    """
+    global _inside
+    with _lock:
+        if not _inside:
+            _before[:] = _set_to_ieee()
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _restore(_before)
+
+
+@contextmanager
+def plain_float32(device_type: str) -> Iterator[None]:
+    """:func:`true_float32` outside of any autocast that the caller may be in.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
     """
     import torch
 
-    backends = torch.backends
-    settings: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)]
-    others = ((backends.mkldnn, "matmul"), (backends.mkldnn, "conv"), (backends.cudnn, "conv"))
-    places = [backends.cuda.matmul, *(getattr(backend, operation, None) for backend, operation in others)]
-    by_place = all(hasattr(place, "fp32_precision") for place in places)
-    if by_place:
-        settings += [(place, "fp32_precision", "ieee") for place in places]
-    else:
-        settings += [(backends.cudnn, "allow_tf32", False)]
-        before_all = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    before = [getattr(place, name) for place, name, _ in settings]
-    try:
-        for place, name, value in settings:
-            setattr(place, name, value)
+    with torch.autocast(device_type, enabled=False), true_float32():
         yield
-    finally:
-        for (place, name, _), value in zip(settings, before, strict=True):
-            setattr(place, name, value)
-        if not by_place:
-            torch.set_float32_matmul_precision(before_all)
+
+
+def _set_to_ieee() -> list[tuple[Any, str, Any]]:
+    """Returns the settings that it changes, each with its value before."""
+    import torch
+
+    backends = torch.backends
+    before: list[tuple[Any, str, Any]] = []
+
+    def change(place: Any, name: str, value: Any) -> None:
+        before.append((place, name, getattr(place, name)))
+        setattr(place, name, value)
+
+    change(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
+    products = [backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.mkldnn, "conv", None)]
+    if all(hasattr(place, "fp32_precision") for place in products):
+        for place in products:
+            change(place, "fp32_precision", "ieee")
+    else:
+        before.append((torch, "float32_matmul_precision", torch.get_float32_matmul_precision()))
+        torch.set_float32_matmul_precision("highest")
+    try:
+        change(backends.cudnn, "allow_tf32", False)
+    except RuntimeError:  # the program has set single operations of cuDNN, and torch refuses to mix the two ways
+        for operation in ("conv", "rnn"):
+            change(getattr(backends.cudnn, operation), "fp32_precision", "ieee")
+    return before
+
+
+def _restore(settings: list[tuple[Any, str, Any]]) -> None:
+    import torch
+
+    for place, name, value in settings:
+        if place is torch:
+            torch.set_float32_matmul_precision(value)
+            continue
+        if name == "fp32_precision":
+            # What was only inherited from the setting for all operations must go on following it.
+            place.fp32_precision = "none"
+            if place.fp32_precision == value:
+                continue
+        setattr(place, name, value)

@@ -84,8 +84,8 @@ class TimmEncoder(NetworkEncoder):
             )
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"prior.model: {self.config.model!r} could not be made: {error}. Without a network, name a local file by "
-                "prior.checkpoint, or use a prior that needs no download (prior=patches)."
+                f"prior.model: {self.config.model!r} could not be made: {str(error).rstrip('.')}. Without a "
+                "network, name a local file by prior.checkpoint, or use a prior that needs no download (prior=patches)."
             ) from error
         if local:
             self._read_checkpoint(model)

@@ -71,8 +71,8 @@ class TorchvisionEncoder(NetworkEncoder):
             network = get_model(self.config.model, weights=None if self.config.checkpoint else entry)
         except OSError as error:
             raise DataError(
-                f"prior.weights: {entry} could not be downloaded: {error}. Without a network, name a local file by "
-                "prior.checkpoint, or use a prior that needs no download (prior=patches)."
+                f"prior.weights: {entry} could not be downloaded: {str(error).rstrip('.')}. Without a network, name a "
+                "local file by prior.checkpoint, or use a prior that needs no download (prior=patches)."
             ) from error
         network = without_classifier(network)
         if self.config.checkpoint is not None:

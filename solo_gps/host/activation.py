@@ -118,8 +118,10 @@ class Activation:
     def _draw_pairs(self) -> Pairs:
         assert self.dataset is not None
         epoch = self._epoch()
-        with self.user_errors():
-            self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
+        last = -1 if self._fitting is None else self._fitting.max_epochs or -1
+        if not 0 <= last <= epoch:  # else a finished run was resumed, and nothing is left to train
+            with self.user_errors():
+                self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
         self._epochs_by_hand += self._fitting is None
         pairs = self.pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice

@@ -18,6 +18,7 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, UnknownNameError, did_you_mean
 from solo_gps.host import schema102 as schema
 from solo_gps.host.augment102 import parse_pipelines
+from solo_gps.host.devices import device_count
 from solo_gps.host.methods102 import (
     MOMENTUM_METHODS,
     MULTICROP_METHODS,
@@ -109,35 +110,6 @@ def method_arguments(cfg: DictConfig) -> dict[str, Any]:
         arguments["final_tau_momentum"] = cfg.momentum.final_tau
         arguments["momentum_classifier"] = cfg.momentum.classifier
     return {**arguments, **OmegaConf.to_container(cfg.method_kwargs, resolve=True)}  # type: ignore[dict-item]
-
-
-def device_count(devices: object, accelerator: str | None) -> int:
-    """Number of devices of one node that a recipe's ``devices`` asks for: a number, a list of ids, or either as a string.
-
-    Raises:
-        ConfigError: ``devices`` is none of these, or asks for none.
-    """
-    if isinstance(devices, str):
-        devices = devices.strip()
-        if "," in devices:
-            devices = [part for part in devices.split(",") if part.strip()]
-        elif devices.lstrip("-").isdigit():
-            devices = int(devices)
-    if devices in ("auto", -1):
-        count = _cuda_devices() or 1 if accelerator != "cpu" else 1
-    elif isinstance(devices, int) and not isinstance(devices, bool):
-        count = devices
-    else:
-        count = len(devices) if isinstance(devices, (list, tuple)) else 0
-    if count < 1:
-        raise ConfigError(f"devices={devices!r}: wanted a number of devices, a list of ids such as [0,1], or 'auto'.")
-    return count
-
-
-def _cuda_devices() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _complete_sections(cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
+from solo_gps.host.devices import device_count
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -53,12 +54,12 @@ class Solo106:
         from solo.args.pretrain import parse_cfg
 
         OmegaConf.set_struct(cfg, False)
-        if not isinstance(cfg.devices, str):
-            # solo-learn takes len() of it.
-            cfg.devices = [cfg.devices] if isinstance(cfg.devices, int) and cfg.accelerator != "cpu" else cfg.devices
-            if isinstance(cfg.devices, int):
-                cfg.devices = str(cfg.devices)
-        return parse_cfg(cfg)
+        devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
+        count = device_count(devices, accelerator)
+        cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate
+        cfg = parse_cfg(cfg)
+        cfg.devices = count if accelerator == "cpu" else devices
+        return cfg
 
     def build_method(self, cfg: DictConfig, cls: type) -> Any:
         """Builds the LightningModule."""

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
-from solo_gps.host.recipe102 import device_count
+from solo_gps.host.devices import device_count
 
 PRECISIONS: dict[str, Any] = {
     **{"32": 32, "32-true": 32, "64": 64, "64-true": 64},

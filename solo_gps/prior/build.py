@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solo_gps.encoders.loading import worker_count
-from solo_gps.encoders.precision import true_float32
+from solo_gps.encoders.precision import plain_float32
 from solo_gps.encoders.progress import Progress, duration
 from solo_gps.errors import CacheError, DataError
 from solo_gps.prior.forward import embed_batch, loaded_batches
@@ -123,7 +123,8 @@ def _is_whole(state: Path) -> bool:
 def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
     from safetensors.torch import save_file
 
-    with true_float32():
+    assert encoder.device is not None, "load comes first"
+    with plain_float32(encoder.device.type):
         encoder.fit(images)
     temporary = work / f"{STATE}.tmp"
     save_file({name: tensor.contiguous() for name, tensor in encoder.state().items()}, temporary)

@@ -83,3 +83,10 @@ def test_groups_in_any_order_and_a_plain_run_among_them(jobs):
     assert jobs(*groups, "+sampler=gps") == jobs("+sampler=gps", *groups) == [[["gps"], GUIDED]]
     assert jobs("--multirun", "+prior=pixels,pca", "+sampler=gps,none") == [[["gps"], GUIDED], [[], PLAIN]] * 2
     assert jobs("--multirun", "+sampler=none,gps", "+prior=pixels") == [[[], PLAIN], [["gps"], GUIDED]]
+
+
+def test_a_recipe_of_ones_own_may_have_our_name(jobs, tmp_path):
+    own = (tmp_path / "conf" / "recipe.yaml").read_text().replace("defaults:\n", "defaults:\n  - sampler: gps\n  - prior: pca\n", 1)
+    (tmp_path / "conf" / "solo_gps.yaml").write_text(own)
+    assert jobs("+sampler=gps", "+prior=pca") == [[["gps"], GUIDED]]
+    assert jobs("--config-name", "solo_gps") == [[["gps"], GUIDED]]

@@ -150,8 +150,12 @@ def with_small_crops(cfg, count=3):
     return cfg
 
 
+TWO_CROPS_ALONE = ("all4one", "wmse")
+MORE_LARGE_CROPS = ("byol", "dino", "mocov3", "simclr", "swav")
+
+
 @only_106
-@pytest.mark.parametrize("method", ["byol", "simclr", "swav"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in TWO_CROPS_ALONE])
 def test_and_with_three_small_crops(method, recipe, fit):
     def multicrop(*args, **nodes):
         return with_small_crops(recipe(*args, **nodes))
@@ -160,9 +164,16 @@ def test_and_with_three_small_crops(method, recipe, fit):
 
 
 @only_106
-@pytest.mark.parametrize("method", ["byol", "simclr"])
+@pytest.mark.parametrize("method", MORE_LARGE_CROPS)
 def test_and_with_three_large_crops(method, recipe, fit):
     assert_neutral(fit, recipe, method, steps=3, max_steps=3, crops=3)
+
+
+@only_106
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in (*MORE_LARGE_CROPS, "wmse")])
+def test_the_other_methods_take_two_large_crops_without_solo_gps_too(method, recipe, fit):
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        fit(recipe(method, max_steps=1, crops=3), stock=True)
 
 
 @only_106

@@ -10,7 +10,7 @@ from PIL import Image
 from solo_gps.errors import ConfigError, DataError, UnknownNameError
 from solo_gps.host.augment102 import parse_pipelines, validation_transform
 from solo_gps.host.methods102 import METHOD_KWARGS, REQUIRED
-from solo_gps.host.recipe102 import complete_recipe, device_count, method_arguments
+from solo_gps.host.recipe102 import complete_recipe, method_arguments
 from solo_gps.host.schedule102 import split_by_weight_decay
 
 SIMCLR = {"proj_hidden_dim": 64, "proj_output_dim": 16, "temperature": 0.2}
@@ -103,27 +103,6 @@ def test_rates_are_scaled_by_all_images_of_a_step(devices, nodes, val_path, lr, 
     cfg = complete_recipe(recipe({"data": {"val_path": val_path}}, devices=devices, num_nodes=nodes))
     assert cfg.optimizer.lr == pytest.approx(lr)
     assert cfg.optimizer.classifier_lr == pytest.approx(classifier_lr)
-
-
-@pytest.mark.parametrize(
-    ("devices", "count"),
-    [(1, 1), (3, 3), ("2", 2), ([0, 3], 2), ("0,", 1), ("0, 2,5", 3), ("auto", 1), (-1, 1), ("-1", 1)],
-)
-def test_devices_are_counted(devices, count):
-    assert device_count(devices, "cpu") == count
-
-
-@pytest.mark.parametrize("devices", [0, -2, [], "two", "", True, None, 1.5])
-def test_devices_that_are_none(devices):
-    with pytest.raises(ConfigError, match="devices="):
-        device_count(devices, "cpu")
-
-
-def test_auto_counts_gpus(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert device_count("auto", "gpu") == 4
-    assert device_count(-1, "gpu") == 4
-    assert device_count("auto", "cpu") == 1
 
 
 def test_crops_are_counted_by_the_size_of_the_first_pipeline():

@@ -267,6 +267,17 @@ def test_weights_loaded_for_anything_but_resuming_change_no_pair(fit_in_steps, t
         assert (run.on.pairing.tables["gps"].indices == table).all()
 
 
+def test_a_finished_run_that_is_resumed_looks_at_nothing_more(fit_in_steps, tables, tmp_path):
+    with fit_in_steps(max_epochs=2) as run:
+        run.trainer().fit(run.model, run.loader)
+        finished = tmp_path / "finished.ckpt"
+        run.model.trainer.save_checkpoint(finished)
+    tables.clear()
+    with fit_in_steps(max_epochs=2) as run:
+        run.trainer().fit(run.model, run.loader, ckpt_path=finished)
+    assert len(tables) == 1, "the prior's alone"
+
+
 def test_a_training_that_failed_is_over(fit_in_steps, tmp_path):
     class Fail(HOST.lightning.Callback):
         def on_train_batch_start(self, *arguments):

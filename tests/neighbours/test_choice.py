@@ -134,7 +134,7 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
 @pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
 def test_config_file_lists_every_key_with_the_default(name):
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    assert node == {"defaults": ["/solo_gps"], **dataclasses.asdict(SearchConfig()), "backend": name}
+    assert node == {"defaults": ["/solo_gps/switch_on"], **dataclasses.asdict(SearchConfig()), "backend": name}
 
 
 def test_every_field_is_explained():

@@ -1,0 +1,36 @@
+"""How many devices a recipe asks for."""
+
+from __future__ import annotations
+
+from omegaconf import ListConfig
+
+from solo_gps.errors import ConfigError
+
+
+def device_count(devices: object, accelerator: str | None) -> int:
+    """Number of devices of one node that a recipe's ``devices`` asks for: a number, a list of ids, or either as a string.
+
+    Raises:
+        ConfigError: ``devices`` is none of these, or asks for none.
+    """
+    if isinstance(devices, str):
+        devices = devices.strip()
+        if "," in devices:
+            devices = [part for part in devices.split(",") if part.strip()]
+        elif devices.lstrip("-").isdigit():
+            devices = int(devices)
+    if devices in ("auto", -1):
+        count = _cuda_devices() or 1 if accelerator != "cpu" else 1
+    elif isinstance(devices, int) and not isinstance(devices, bool):
+        count = devices
+    else:
+        count = len(devices) if isinstance(devices, (list, tuple, ListConfig)) else 0
+    if count < 1:
+        raise ConfigError(f"devices={devices!r}: wanted a number of devices, a list of ids such as [0,1], or 'auto'.")
+    return count
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
