@@ -86,7 +86,9 @@ def test_groups_in_any_order_and_a_plain_run_among_them(jobs):
 
 
 def test_a_recipe_of_ones_own_may_have_our_name(jobs, tmp_path):
-    own = (tmp_path / "conf" / "recipe.yaml").read_text().replace("defaults:\n", "defaults:\n  - sampler: gps\n  - prior: pca\n", 1)
+    own = (
+        (tmp_path / "conf" / "recipe.yaml").read_text().replace("defaults:\n", "defaults:\n  - sampler: gps\n  - prior: pca\n", 1)
+    )
     (tmp_path / "conf" / "solo_gps.yaml").write_text(own)
     assert jobs("+sampler=gps", "+prior=pca") == [[["gps"], GUIDED]]
     assert jobs("--config-name", "solo_gps") == [[["gps"], GUIDED]]
