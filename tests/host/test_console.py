@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -30,4 +31,20 @@ logging.getLogger("solo_gps.neighbours").info("found")
 def test_a_line_is_shown_once(before, after, shown):
     program = PROGRAM.format(before=before, after=after)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == shown
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shown"),
+    [
+        ({}, "solo-gps: found\nsolo-gps: strange\n"),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, "solo-gps: found\nsolo-gps: strange\n"),
+        ({"LOCAL_RANK": "1"}, "solo-gps: strange\n"),
+        ({"LOCAL_RANK": "0", "GROUP_RANK": "1"}, "solo-gps: strange\n"),
+    ],
+)
+def test_one_rank_shows_the_lines_of_all_and_each_its_warnings(ranks, shown):
+    program = PROGRAM.format(before="", after="") + 'logging.getLogger("solo_gps.host").warning("strange")\n'
+    environ = {name: value for name, value in os.environ.items() if not name.endswith("_RANK")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**environ, **ranks})
     assert done.stderr == shown
