@@ -19,6 +19,7 @@ from solo_gps.encoders.live import LiveNetwork
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.host.detect import Host
 from solo_gps.interfaces import Embeddings, ImageSet
+from solo_gps.prior.ranks import training_ranks
 from solo_gps.prior.snapshot import check_room, snapshot
 from solo_gps.samplers.base import Sampler
 
@@ -251,7 +252,7 @@ def _as_in_evaluation(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Evaluation mode, with rank 0's buffers in every rank: running statistics differ between ranks, the table must not."""
     parts = [part for module in modules for part in module.modules()]
     modes = [part.training for part in parts]
-    buffers = [buffer for module in modules for buffer in module.buffers()] if _several_ranks() else []
+    buffers = [buffer for module in modules for buffer in module.buffers()] if training_ranks().world > 1 else []
     own = [buffer.clone() for buffer in buffers]
     try:
         for part in parts:
@@ -264,8 +265,3 @@ def _as_in_evaluation(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
             part.training = mode
         for buffer, before in zip(buffers, own, strict=True):
             buffer.copy_(before)
-
-
-def _several_ranks() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
