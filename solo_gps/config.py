@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from solo_gps.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ def parse(node: object, schema: type[T], where: str) -> T:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    values: Any = plain(node, where) if isinstance(node, DictConfig) else node
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: wanted a group of keys, got {values!r}.")
     known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
@@ -47,6 +50,26 @@ def parse(node: object, schema: type[T], where: str) -> T:
         raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def plain(node: DictConfig, where: str) -> Any:
+    """Returns a node as plain values, interpolations resolved.
+
+    Args:
+        node: Node of the recipe.
+        where: Its dotted place in the recipe, named in errors.
+
+    Raises:
+        ConfigError: An interpolation leads nowhere, or a value is missing (``???``).
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or where
+        raise ConfigError(f"{key}: {_first_line(error)}. Give it a value.") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SoloGpsError(ValueError):
@@ -37,6 +38,56 @@ class HostError(SoloGpsError):
 
 class RefusedMethodError(SoloGpsError):
     """A solo-learn method that a sampler cannot act on."""
+
+
+class MachineError(SoloGpsError):
+    """A file that cannot be read or written, a full disk, no memory."""
+
+
+class UnexpectedError(RuntimeError):
+    """Nothing that a user can mend: a bug, of solo-gps or of a plugin. Its cause has the traceback."""
+
+
+@contextmanager
+def our_part(doing: str) -> Iterator[None]:
+    """Gives every exception of our own rooms a form that no host takes for anything else.
+
+    Hosts read meaning into some: for Lightning a ``StopIteration`` is the end of an epoch, for Python a ``SystemExit`` without a
+    number is success.
+
+    Args:
+        doing: What is being done, for the user: "building the prior".
+
+    Raises:
+        SoloGpsError: What a user can mend.
+        UnexpectedError: Anything else, except ``KeyboardInterrupt``, which stays what it is.
+    """
+    try:
+        yield
+    except (SoloGpsError, UnexpectedError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise _in_our_words(error, doing) from error
+
+
+def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | UnexpectedError:
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, OmegaConfBaseException):
+        key = getattr(error, "full_key", None)
+        return ConfigError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}. Mend it in the recipe.")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
+        return MachineError(f"{doing}: out of memory ({_brief(error)}). Lower prior.batch_size or search.memory_mib.")
+    if isinstance(error, OSError):
+        return MachineError(f"{doing}: {_brief(error)}. Mend the file, the permission or the disk, and start again.")
+    return UnexpectedError(
+        f"solo-gps ended this run while {doing}: {_brief(error)}. This is a bug, of solo-gps or of a plugin, not of your "
+        "recipe: please report it with the traceback."
+    )
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

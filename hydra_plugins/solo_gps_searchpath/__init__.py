@@ -1,13 +1,14 @@
-"""Puts the config groups of solo-gps, and of its plugins, on the search path of every Hydra program."""
+"""Puts the config groups of solo-gps, and of its plugins, on the search path of every Hydra program, and guides its jobs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -39,26 +40,32 @@ def config_folder() -> Path:
     raise FileNotFoundError(f"solo-gps is installed without its config groups (looked beside {package}). Reinstall it.")
 
 
-def _notice_swept_samplers() -> None:
-    """Lets a job's own config switch solo-gps on.
+def _guide_jobs(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Has Hydra run, in place of a program's function, one that guides it when its recipe asks for that."""
 
-    Hydra makes its callbacks once, from the config without the swept keys. In `--multirun +sampler=gps,none` ours would be
-    missing and every job would train plainly, without a word.
-    """
-    original = Callbacks.on_job_start
+    @wraps(launch)
+    def guided(self: Hydra, config_name: str | None, task_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from solo_gps.hydra_switch import GuidedJob
 
-    @wraps(original)
-    def on_job_start(self: Callbacks, config: Any, **kwargs: Any) -> None:
-        from hydra.utils import instantiate
-        from omegaconf import OmegaConf
+        job = GuidedJob(task_function, _own_nodes(self, config_name))
+        return launch(self, config_name, job, *args, **kwargs)
 
-        wanted = OmegaConf.select(config, "hydra.callbacks.solo_gps")
-        if wanted is not None and not any(type(callback).__module__ == "solo_gps.host.callback" for callback in self.callbacks):
-            self.callbacks.append(instantiate(wanted))
-        original(self, config=config, **kwargs)
-
-    Callbacks.on_job_start = on_job_start  # type: ignore[method-assign]
+    return guided
 
 
-# At import, so that it also holds in the processes of parallel launchers, which import this module but ask for no search path.
-_notice_swept_samplers()
+def _own_nodes(hydra: Hydra, config_name: str | None) -> dict[str, Any]:
+    """What the program's primary config says under our top-level keys in its own file."""
+    from omegaconf import OmegaConf
+
+    from solo_gps.hydra_switch import NODES
+
+    repository = hydra.config_loader.repository  # type: ignore[attr-defined]
+    if config_name is None or not repository.config_exists(config_name):
+        return {}
+    values = OmegaConf.to_container(repository.load_config(config_name).config, resolve=False)
+    return {key: values[key] for key in NODES if isinstance(values, dict) and isinstance(values.get(key), dict)}
+
+
+# At import: Hydra imports its plugins before it runs anything.
+for _name in ("run", "multirun"):
+    setattr(Hydra, _name, _guide_jobs(getattr(Hydra, _name)))

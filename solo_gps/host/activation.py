@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cached_property
-from types import ModuleType
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial, wraps
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import Dataset
 
-from solo_gps.errors import HostError
-from solo_gps.evaluation.metrics import pair_purity
+from solo_gps.errors import HostError, our_part
+from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.host.detect import Host, detect_host
 from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
 from solo_gps.host.images import host_images
-from solo_gps.host.method import guided_method
+from solo_gps.host.method import guided_method, is_guided
 from solo_gps.host.pairing import Pairing
-from solo_gps.host.precheck import check_recipe, make_samplers
-from solo_gps.host.refresh import Refresh, make_refresh
+from solo_gps.host.precheck import Asked, check_recipe, read_recipe
+from solo_gps.host.programs import registries
+from solo_gps.host.receipt import Receipt, receipt_folder, write_receipt
+from solo_gps.host.record import KEY, record_of, run_suffix, table_digest, write_into
+from solo_gps.host.refresh import Refresh
 from solo_gps.host.trainer_callback import trainer_callback
 from solo_gps.interfaces import Pairs
 from solo_gps.plugins import plugin_manager
-from solo_gps.samplers.base import Sampler
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_KEY = "solo_gps"
 REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
 
 
@@ -40,27 +40,33 @@ class Activation:
     Args:
         cfg: The whole recipe.
         host: The installed solo-learn.
-        samplers: Name to sampler, in the order in which they act.
-        refresh: When the network being trained becomes the prior; ``None`` for never.
+        asked: What the recipe asks for.
 
     Attributes:
         pairing: Images, neighbour tables and pairs.
         dataset: The guided training set, once the host has made its loader and where a sampler guides it.
+        record: What the run says of itself; complete once the host has made its loader.
+        receipt: What the training was really shown.
     """
 
-    def __init__(self, cfg: DictConfig, host: Host, samplers: Mapping[str, Sampler], refresh: Refresh | None = None) -> None:
+    def __init__(self, cfg: DictConfig, host: Host, asked: Asked) -> None:
         self.cfg = cfg
         self.host = host
-        self.samplers = dict(samplers)
+        self.samplers = asked.samplers
+        refresh = None if asked.refresh is None else Refresh(asked.refresh, cfg, host.backbone_name)
         self.pairing = Pairing(cfg, self.samplers, refresh)
         self.dataset: GuidedDataset | None = None
-        self.user_errors: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.record = record_of(asked, host.generation)
+        self.receipt = Receipt()
+        self._suffix = run_suffix(asked) if asked.samplers else ""
+        self._recipe: DictConfig | None = None
         self._fitting: Any = None
         self._may_raise = True
         self._late_error: BaseException | None = None
         self._epochs_by_hand = 0
         self._resumed_epoch: int | None = None
         self._announced_epoch: int | None = None
+        self._was_finished = False
 
     @property
     def guides_images(self) -> bool:
@@ -79,16 +85,17 @@ class Activation:
 
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
-        if not self.guides_images:
-            if any(sampler.reads_prior for sampler in self.samplers.values()):
-                with self.user_errors():
-                    self.pairing.prepare(host_images(dataset))
-            return torch.utils.data.DataLoader(dataset, *args, **kwargs)
-        with self.user_errors():
-            self.dataset = self._guide(dataset)
-        wrapped: Any = self.dataset
-        for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
-            wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
+        with our_part("guiding the training set"):
+            if self.guides_images:
+                self.dataset = self._guide(dataset)
+            elif any(sampler.reads_prior for sampler in self.samplers.values()):
+                self.pairing.prepare(host_images(dataset))
+            self._record_fingerprints()
+            if not self.guides_images:
+                return torch.utils.data.DataLoader(dataset, *args, **kwargs)
+            wrapped: Any = self.dataset
+            for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
+                wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
         return GuidedLoader(wrapped, *args, **kwargs)
 
     def _guide(self, dataset: Any) -> GuidedDataset:
@@ -100,6 +107,13 @@ class Activation:
         guided.draw_with(self._start_epoch)
         return guided
 
+    def _record_fingerprints(self) -> None:
+        space = self.pairing.space
+        self.record["embeddings"] = None if space is None else space.fingerprint
+        self.record["tables"] = {name: table_digest(table) for name, table in self.pairing.tables.items()}
+        if self._recipe is not None:
+            write_into(self._recipe, self.record)
+
     @property
     def _num_large_crops(self) -> int:
         large = self.cfg.augmentations[0].crop_size
@@ -107,7 +121,8 @@ class Activation:
 
     def _start_epoch(self) -> Pairs:
         try:
-            return self._draw_pairs()
+            with our_part("choosing the pairs of an epoch"):
+                return self._draw_pairs()
         except BaseException as error:
             if self._may_raise:
                 raise
@@ -120,8 +135,7 @@ class Activation:
         epoch = self._epoch()
         last = -1 if self._fitting is None else self._fitting.max_epochs or -1
         if not 0 <= last <= epoch:  # else a finished run was resumed, and nothing is left to train
-            with self.user_errors():
-                self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
+            self.pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
         self._epochs_by_hand += self._fitting is None
         pairs = self.pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
@@ -144,23 +158,33 @@ class Activation:
             return
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
-        if CHECKPOINT_KEY in checkpoint:
-            self.pairing.load_state(checkpoint[CHECKPOINT_KEY])
+        state = checkpoint.get(KEY, {})
+        self.receipt.counts.update(state.get("counts", {}))
+        tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
+        if tables is not None:
+            self.pairing.load_state(tables)
 
     def save_to(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what a resumed run needs to a checkpoint."""
-        state = self.pairing.state()
-        if state is not None:
-            checkpoint[CHECKPOINT_KEY] = state
+        """Adds the run's record, and what a resumed run needs, to a checkpoint."""
+        if self.samplers:
+            counts = dict(self.receipt.counts)
+            checkpoint[KEY] = {"record": self.record, "counts": counts, "refresh": self.pairing.state()}
 
-    def tag(self, cfg: Any) -> None:
-        """Appends the samplers to the run's name, in place.
+    def record_in(self, recipe: Any) -> None:
+        """Appends the samplers to the run's name and writes the record into the recipe, in place.
 
         Checkpoints are found again by that name: a plain run must never resume a guided one's, nor the other way round.
+
+        Args:
+            recipe: The recipe that the host will save.
         """
-        suffix = "-" + "+".join(self.samplers)
-        if self.samplers and OmegaConf.is_config(cfg) and cfg.get("name") and not cfg.name.endswith(suffix):
-            cfg.name = f"{cfg.name}{suffix}"
+        if not self.samplers or not isinstance(recipe, DictConfig):
+            return
+        self._recipe = recipe
+        write_into(recipe, self.record)
+        if recipe.get("name") and not recipe.name.endswith(self._suffix):
+            with read_write(recipe), open_dict(recipe):
+                recipe.name = f"{recipe.name}{self._suffix}"
 
     def describe(
         self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int
@@ -177,8 +201,10 @@ class Activation:
             targets of each crop, or ``None`` when the set has no labels or no sampler guides it.
         """
         if self.dataset is None:
+            self.receipt.counts["items"] += len(items)
             return items, None
         rows = items.cpu()
+        self.receipt.add(*self.dataset.rows(rows.numpy()), self.pairing.labels)
         indices = items if self.cfg.method in REMEMBER_ITEMS else self.dataset.anchors[rows].to(items)
         labels = self.pairing.labels
         if labels is None:
@@ -208,7 +234,7 @@ class Activation:
         """The callback that ties the plugin to the trainer that the host makes; one, however often a trainer fits."""
         return trainer_callback(self)
 
-    def begin_fit(self, trainer: Any, method: torch.nn.Module) -> None:
+    def begin_fit(self, trainer: Any, method: Any) -> None:
         """A training starts from the prior's tables, unless its checkpoint brings others.
 
         From here to :meth:`start_steps`, Lightning 2 makes the first iterator and cannot bear an error in it: its teardown then
@@ -217,15 +243,16 @@ class Activation:
         Raises:
             HostError: The loader was never guided.
         """
-        if self.guides_images and self.dataset is None:
+        reads_prior = any(sampler.reads_prior for sampler in self.samplers.values())
+        if (self.guides_images and self.dataset is None) or (reads_prior and self.pairing.space is None):
             raise HostError(
                 "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
                 f"{self.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
             )
         self._fitting, self._may_raise = trainer, False
         self._late_error = self._resumed_epoch = self._announced_epoch = None
-        with self.user_errors():
-            self.pairing.watch(method)
+        self.pairing.watch(method)
+        method.save_hyperparameters({KEY: self.record})
 
     def start_steps(self) -> None:
         """Raises what went wrong while the first iterator was made."""
@@ -237,13 +264,55 @@ class Activation:
         """The trainer's own count of epochs is right from now on."""
         self._resumed_epoch = None
 
+    def end_training(self, trainer: Any, method: Any, error: BaseException | None = None) -> None:
+        """Writes the receipt.
+
+        Args:
+            trainer: The trainer that has finished, or failed.
+            method: What it trained.
+            error: Why it failed; other ranks may still be at work then, and are not counted.
+        """
+        alone = error is not None or trainer.world_size == 1
+        counts = self.receipt.counts if alone else self.receipt.sum_over_ranks(trainer, method.device)
+        folder = None if error is not None and trainer.world_size > 1 else receipt_folder(trainer)
+        if not self.samplers or not trainer.is_global_zero:
+            return
+        labels = self.pairing.labels if self.pairing.images is not None else None
+        facts = {
+            "run": None if self._recipe is None else self._recipe.get("name"),
+            "method": self.cfg.method,
+            "ended": "finished" if error is None else f"ended by {type(error).__name__}",
+            "epochs": int(trainer.current_epoch),
+            "steps": int(trainer.global_step),
+            "ranks_counted": 1 if alone else trainer.world_size,
+            "measures": {name: dict(values) for name, sampler in self.samplers.items() if (values := sampler.measured(method))},
+            "purity_of_all_neighbours": {}
+            if labels is None
+            else {name: table_purity(table, labels) for name, table in self.pairing.tables.items()},
+        }
+        write_receipt(folder, self.record, counts, facts, by_pairs=self.dataset is not None)
+
     def end_fit(self) -> None:
         """The trainer is done, or has failed."""
+        if self._fitting is not None:
+            self._was_finished = self.receipt.steps == 0 < int(self._fitting.global_step)
         self._fitting, self._may_raise, self._late_error = None, True, None
+
+    def check_trained(self) -> None:
+        """Ends a job that asked for guidance and never trained a guided method.
+
+        Raises:
+            HostError: No guided method took a step, and none was resumed at its end.
+        """
+        if self.samplers and not self.receipt.steps and not self._was_finished:
+            raise HostError(
+                f"the job is over, and {'+'.join(self.samplers)} never guided a training step: the program trained nothing, or "
+                "something else than a method that it took from solo-learn's METHODS. Nothing it left behind is guided."
+            )
 
 
 @contextmanager
-def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
+def activate(cfg: Mapping[str, Any], *, program: Callable[..., Any] | None = None) -> Iterator[Activation]:
     """Switches the plugin on for the installed solo-learn, and off again on exit.
 
     Within the context, ``METHODS[cfg.method]`` is the guided method and training loaders that solo-learn's ``prepare_dataloader``
@@ -252,31 +321,65 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
     Args:
         cfg: The whole recipe, in the form of solo-learn 1.0.6, with a group ``sampler`` (for example
             ``{"gps": {"k": 10}}``) and, where the defaults do not do, ``prior`` and ``search``.
+        program: The function that will train. Launchers send it to other processes by value, where it looks methods up in
+            copies of METHODS; those are guided too.
 
     Raises:
         ConfigError: A key, name or value is wrong.
         RefusedMethodError: A sampler cannot act on the method.
         DataError: The training folder is missing or empty.
         HostError: No solo-learn of a known generation is installed.
+        MachineError: A file cannot be read or written, or memory ran out.
+        UnexpectedError: A bug.
 
     Example:
         >>> with solo_gps.activate(cfg):  # doctest: +SKIP
         ...     model = METHODS[cfg.method](cfg)
     """
     recipe = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-    samplers = make_samplers(recipe)
-    host = detect_host()
-    check_recipe(recipe, host, samplers)
-    refresh = make_refresh(recipe, host, samplers)
-    activation = Activation(recipe, host, samplers, refresh)
     with ExitStack() as stack:
-        stack.enter_context(_as_current(activation))
-        stack.enter_context(host.switched_on())
-        if samplers:
-            stack.enter_context(_item(host.methods, recipe.method, activation.method_class()))
-            stack.enter_context(_attribute(host.loader_module, "DataLoader", activation.make_loader))
-            log.info("%s on %s (solo-learn %s)", "+".join(samplers), recipe.method, host.generation)
+        with our_part("switching on"):
+            activation = _switch_on(recipe, program, stack)
         yield activation
+
+
+def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> Activation:
+    asked = read_recipe(recipe)
+    host = detect_host()
+    check_recipe(recipe, host, asked.samplers)
+    activation = Activation(recipe, host, asked)
+    stack.enter_context(_as_current(activation))
+    stack.enter_context(host.switched_on())
+    if asked.samplers:
+        original, guided = host.methods[recipe.method], activation.method_class()
+        for methods in registries(program, host.methods, recipe.method):
+            stack.enter_context(_replaced(methods.__setitem__, recipe.method, original, guided))
+        for where, name, value in (
+            (host.loader_module, "DataLoader", activation.make_loader),
+            (host.lightning.Trainer, "fit", _guarded_fit(host)),
+        ):
+            stack.enter_context(_replaced(partial(setattr, where), name, getattr(where, name), value))
+        if asked.refresh is not None and asked.prior is None and recipe.get("prior") is not None:
+            log.warning("refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used")
+        log.info("%s on %s (solo-learn %s)", "+".join(asked.samplers), recipe.method, host.generation)
+    return activation
+
+
+def _guarded_fit(host: Host) -> Callable[..., Any]:
+    """The trainer's ``fit``, which refuses a method of the host that was not built guided."""
+    fit = host.lightning.Trainer.fit
+
+    @wraps(fit)
+    def guarded(trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        network = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+        if isinstance(network, host.methods["base"]) and not is_guided(network):
+            raise HostError(
+                f"a plain {type(network).__name__} was about to be trained, though the recipe asks for guidance. Build it by "
+                "solo.methods.METHODS[cfg.method](cfg), while the plugin is switched on, and no earlier."
+            )
+        return fit(trainer, model, *args, **kwargs)
+
+    return guarded
 
 
 def current_activation() -> Activation | None:
@@ -299,20 +402,9 @@ def _as_current(activation: Activation) -> Iterator[None]:
 
 
 @contextmanager
-def _item(mapping: dict[str, Any], key: str, value: Any) -> Iterator[None]:
-    before = mapping[key]
-    mapping[key] = value
+def _replaced(put: Callable[[str, Any], Any], name: str, before: Any, value: Any) -> Iterator[None]:
+    put(name, value)
     try:
         yield
     finally:
-        mapping[key] = before
-
-
-@contextmanager
-def _attribute(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
+        put(name, before)

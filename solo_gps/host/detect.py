@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -88,6 +90,20 @@ def detect_host() -> Host:
     from solo_gps.host.solo102 import Solo102
 
     return Solo102()
+
+
+def method_names() -> list[str] | None:
+    """Returns the names of the installed solo-learn's methods, read from its source; ``None`` where that says nothing.
+
+    Importing solo-learn takes long, and a misspelt method should not.
+    """
+    spec = find_spec("solo")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        source = Path(folder, "methods", "__init__.py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if source.is_file() else ():
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and "METHODS" in map(ast.unparse, node.targets):
+                return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+    return None
 
 
 def _generation() -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from solo_gps.errors import HostError
@@ -60,6 +61,11 @@ class GuidedDataset(Dataset):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._rows = self.anchors.numpy(), self.positives.numpy()
+
+    def rows(self, items: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Returns the (B,) anchors and the (B,) positives of (B,) items, as image indices."""
+        anchors, positives = self._rows
+        return anchors[items], positives[items]
 
     def draw_with(self, start_epoch: Callable[[], Pairs]) -> None:
         """Sets the function that returns the pairs of the epoch about to start."""

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from solo_gps.errors import our_part
+from solo_gps.host.record import KEY
+
 if TYPE_CHECKING:
     from solo_gps.host.activation import Activation
 
@@ -36,15 +39,21 @@ def guided_method(cls: type, activation: Activation) -> type:
     return guided
 
 
+def is_guided(method: object) -> bool:
+    """Whether a method was made by :func:`guided_method`."""
+    return isinstance(method, _Guided)
+
+
 class _Guided:
     """What is the same for every method and generation; stands before the host's class in the method resolution order."""
 
     _activation: Activation
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop(KEY, None)  # a checkpoint's hyper-parameters hold the record
         super().__init__(*args, **kwargs)
-        self._activation.tag(args[0] if args else kwargs.get("cfg"))
-        with self._activation.user_errors():
+        with our_part("building the guided method"):
+            self._activation.record_in(args[0] if args else kwargs.get("cfg"))
             self._activation.pairing.watch(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
@@ -68,13 +77,16 @@ class _Guided:
         if not self.training or len(batch) != 3:  # type: ignore[attr-defined]
             return batch
         items, crops, targets = batch
-        indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
-        self._crop_images = self._activation.images_shown(items, num_crops=len(crops))
+        with our_part("telling which image each crop shows"):
+            indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
+            self._crop_images = self._activation.images_shown(items, num_crops=len(crops))
         return [indices, crops, targets]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self._crops_seen = {"online": 0, "momentum": 0}
-        return super().training_step(batch, batch_idx)  # type: ignore[misc]
+        out = super().training_step(batch, batch_idx)  # type: ignore[misc]
+        self._activation.receipt.steps += 1
+        return out
 
     def _targets_of_next_crop(self, branch: str, targets: torch.Tensor) -> torch.Tensor:
         """The host calls its classifiers once a large crop, in order, each time with the anchors' targets."""

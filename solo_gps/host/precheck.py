@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.config import parse
+from solo_gps.encoders.base import PriorConfig
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError, UnknownNameError
-from solo_gps.host.detect import Host
-from solo_gps.neighbours.resolve import resolve_search
+from solo_gps.host.detect import Host, method_names
+from solo_gps.host.refresh_config import RefreshConfig, parse_refresh
+from solo_gps.neighbours.base import SearchConfig
+from solo_gps.neighbours.resolve import parse_search, resolve_search
 from solo_gps.plugins import lookup
-from solo_gps.prior import resolve_prior
+from solo_gps.prior.resolve import parse_prior, resolve_prior
 from solo_gps.samplers.base import Sampler
 
 NEED_A_SAMPLER = ("prior", "search", "refresh")
 NOT_METHODS = ("base", "linear")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a recipe asks of solo-gps: every name known, every key and value checked.
+
+    Attributes:
+        samplers: Name to sampler, in the order in which they act.
+        prior: The prior's keys with its defaults; ``None`` when nothing would use it.
+        search: The search's keys.
+        refresh: When the network being trained becomes the prior; ``None`` for never.
+    """
+
+    samplers: dict[str, Sampler]
+    prior: PriorConfig | None
+    search: SearchConfig
+    refresh: RefreshConfig | None
+
+
+def read_recipe(recipe: DictConfig) -> Asked:
+    """Judges all that can be judged without torch and solo-learn, so that a misspelt word costs a second.
+
+    Raises:
+        ConfigError: A key, type or value is wrong, or what only samplers use is there without one.
+        UnknownNameError: No sampler, prior, search backend or method of that name.
+        RefusedMethodError: A sampler cannot act on the method.
+    """
+    samplers = make_samplers(recipe)
+    prior, search = parse_prior(recipe.get("prior")).config, parse_search(recipe.get("search"))
+    refresh = parse_refresh(recipe, samplers)
+    names = method_names()
+    if names is not None:
+        check_method(recipe, names, samplers)
+    first = [sampler for sampler in samplers.values() if refresh is None or refresh.first > 0 or not sampler.refreshable]
+    used = any(sampler.pairs_images or sampler.reads_prior for sampler in first)
+    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh)
 
 
 def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
@@ -67,17 +107,29 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         ConfigError: A key of ``prior`` or ``search`` is wrong, or the data's format cannot be guided.
         DataError: The training folder is missing or empty.
     """
-    _check_method(recipe, host, samplers)
+    check_method(recipe, list(host.methods), samplers)
     resolve_prior(recipe.get("prior"))
     resolve_search(recipe.get("search"))
     check_data_folder(recipe)
 
 
-def _check_method(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str, Sampler]) -> None:
+    """Checks the method of a recipe, and its data's format, for the samplers.
+
+    Args:
+        recipe: The whole recipe.
+        names: Keys of the installed solo-learn's METHODS.
+        samplers: Name to sampler.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        RefusedMethodError: A sampler cannot act on it.
+        ConfigError: The data's format cannot be guided.
+    """
     method = recipe.get("method")
-    known = [name for name in host.methods if name not in NOT_METHODS]
+    known = [name for name in names if name not in NOT_METHODS]
     if method not in known:
-        raise UnknownNameError("method", method, known, f"(solo-learn {host.generation})")
+        raise UnknownNameError("method", method, known, "(of the installed solo-learn)")
     for name, sampler in samplers.items():
         reason = sampler.refusal(str(method))
         if reason:

@@ -47,7 +47,7 @@ def pretrain(cfg: DictConfig) -> Pretrained:
         cfg = host.complete(cfg)
         activation = current_activation()
         assert activation is not None
-        activation.tag(cfg)
+        activation.record_in(cfg)
         host.lightning.seed_everything(cfg.seed)
         model = host.build_method(cfg, host.methods[cfg.method])
         val_loader = host.build_val_loader(cfg)

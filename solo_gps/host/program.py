@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.host.callback import user_errors_exit
 from solo_gps.host.console import show_progress_lines
 
 
@@ -33,5 +32,4 @@ def _pretrain(cfg: DictConfig) -> None:
 
     OmegaConf.set_struct(cfg, False)
     show_progress_lines()
-    with user_errors_exit():
-        pretrain(cfg)
+    pretrain(cfg)

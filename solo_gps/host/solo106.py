@@ -17,8 +17,8 @@ from solo_gps.host.devices import device_count
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-# What makes two runs different besides what solo-learn's AutoResumer compares by itself.
-RESUME_KEYS = ("sampler", "prior", "refresh")
+# What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
+RESUME_KEYS = ("sampler", "refresh", "solo_gps.embeddings")
 
 
 class Solo106:
@@ -39,7 +39,7 @@ class Solo106:
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
-        """Makes AutoResumer compare sampler, prior and refresh, so that a guided run never resumes another's checkpoint."""
+        """Makes AutoResumer compare sampler, embeddings and refresh, so that a guided run never resumes another's checkpoint."""
         from solo.utils.auto_resumer import AutoResumer
 
         before = AutoResumer.SHOULD_MATCH

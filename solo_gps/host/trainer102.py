@@ -38,7 +38,7 @@ RESUME_KEYS = (
         "optimizer.batch_size",
         "optimizer.lr",
     ),
-    *("optimizer.weight_decay", "wandb.project", "wandb.entity", "sampler", "prior", "refresh"),
+    *("optimizer.weight_decay", "wandb.project", "wandb.entity", "sampler", "refresh", "solo_gps.embeddings"),
 )
 
 
@@ -124,7 +124,7 @@ def callbacks(cfg: DictConfig) -> list[Any]:
 def checkpoint_to_resume(cfg: DictConfig) -> str | None:
     """Returns the recipe's checkpoint or, with ``auto_resume.enabled``, the newest one of an equal recipe; else ``None``.
 
-    Equal means what 1.0.6's AutoResumer compares, and the same sampler, prior and refresh. Written anew because 1.0.2's own
+    Equal means what 1.0.6's AutoResumer compares, and the same sampler, embeddings and refresh. Written anew because 1.0.2's own
     compares flat argparse names, and would take a guided run for its baseline.
 
     Raises:

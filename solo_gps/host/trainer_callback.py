@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from solo_gps.errors import our_part
+
 if TYPE_CHECKING:
     from solo_gps.host.activation import Activation
 
@@ -25,24 +27,32 @@ class _GuidedPositives:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self._activation.begin_fit(trainer, pl_module)
+            with our_part("starting the training"):
+                self._activation.begin_fit(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._activation.start_steps()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._activation.start_epoch()
+        with our_part("starting an epoch"):
+            self._activation.start_epoch()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
-        values = self._activation.diagnostics() | self._activation.pairing.take_changes()
+        with our_part("measuring the pairs of an epoch"):
+            values = self._activation.diagnostics() | self._activation.pairing.take_changes()
         if values:
             pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
+        with our_part("writing the receipt"):
+            self._activation.pairing.warn_if_never_refreshed(trainer.current_epoch)
+            self._activation.end_training(trainer, pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._activation.receipt.steps:
+            with our_part("writing the receipt"):
+                self._activation.end_training(trainer, pl_module, exception)
         self._activation.end_fit()  # teardown does not come then
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

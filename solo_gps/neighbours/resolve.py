@@ -9,6 +9,7 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.neighbours.base import SearchConfig
 from solo_gps.neighbours.device import pick_device
+from solo_gps.plugins import registered
 
 
 def resolve_search(search: Mapping[str, Any] | None = None) -> SearchConfig:
@@ -24,24 +25,29 @@ def resolve_search(search: Mapping[str, Any] | None = None) -> SearchConfig:
         ConfigError: A key, type or value is wrong, or the backend or device is not there.
         UnknownNameError: No backend of that name.
     """
+    config = parse_search(search)
+    pick_device(config.device)
+    if config.backend != "auto":
+        missing = registered("register_search_backends")[config.backend].missing(config)
+        if missing:
+            raise ConfigError(f"search.backend={config.backend}: {missing}")
+    return config
+
+
+def parse_search(search: Mapping[str, Any] | None = None) -> SearchConfig:
+    """Checks names, keys and values of the ``search`` node, and nothing that needs torch or FAISS.
+
+    Raises:
+        UnknownNameError: No backend of that name.
+        ConfigError: A key, type or value is wrong.
+    """
     if isinstance(search, str):
         raise ConfigError(
             f"search: wanted a group of keys, got the name {search!r}. Either write {{backend: {search}}}, or, if you typed "
             f"+search={search}, Hydra did not find the config groups of solo-gps: run `solo-gps doctor`."
         )
     config = parse({} if search is None else search, SearchConfig, "search")
-    pick_device(config.device)
-    if config.backend != "auto":
-        known = _registered()
-        if config.backend not in known:
-            raise UnknownNameError("search backend", config.backend, [*known, "auto"])
-        missing = known[config.backend].missing(config)
-        if missing:
-            raise ConfigError(f"search.backend={config.backend}: {missing}")
+    known = registered("register_search_backends")
+    if config.backend != "auto" and config.backend not in known:
+        raise UnknownNameError("search backend", config.backend, [*known, "auto"])
     return config
-
-
-def _registered() -> dict[str, Any]:
-    from solo_gps.plugins import registered
-
-    return registered("register_search_backends")

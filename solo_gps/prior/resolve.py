@@ -32,6 +32,19 @@ def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = N
         ConfigError: A key, type or value is wrong.
         DataError: A file that the prior needs is missing or does not fit.
     """
+    encoder = parse_prior(prior)
+    encoder.check(images)
+    device_of(encoder.config.device)
+    return encoder
+
+
+def parse_prior(prior: Mapping[str, Any] | None = None) -> Encoder:
+    """Checks name, keys and values of the ``prior`` node, and nothing that needs torch, a model's library or a file.
+
+    Raises:
+        UnknownNameError: No encoder of that name.
+        ConfigError: A key, type or value is wrong.
+    """
     if prior is None:
         prior = {"name": DEFAULT_ENCODER}
     if isinstance(prior, str):
@@ -47,8 +60,6 @@ def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = N
         raise ConfigError(f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}.")
     encoder_class = lookup("register_encoders", "prior", name)
     encoder: Encoder = encoder_class(parse(prior, encoder_class.config_class, "prior"))
-    encoder.check(images)
-    device_of(encoder.config.device)
     return encoder
 
 

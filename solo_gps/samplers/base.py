@@ -45,6 +45,12 @@ class PriorSpace:
 
         return embed(self.images, self._prior)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the embeddings, once somebody has asked for them."""
+        embeddings = self.__dict__.get("embeddings")
+        return None if embeddings is None else embeddings.fingerprint
+
     @cached_property
     def search_config(self) -> SearchConfig:
         """Device and working memory of searches that a sampler makes by itself."""
@@ -144,6 +150,10 @@ class Sampler:
     def exhibits(self) -> Sequence[Exhibit]:
         """Returns pictures for the host to draw after :meth:`prepare`."""
         return ()
+
+    def measured(self, method: Any) -> Mapping[str, float]:
+        """Returns what this sampler's part of the trained method measured over the whole training, for the receipt."""
+        return {}
 
     def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
         """Returns the method class to train in place of ``method``: itself, or a subclass."""

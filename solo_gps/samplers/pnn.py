@@ -113,6 +113,11 @@ class Pnn(Sampler):
         self._check_method(name, place, cfg)
         return wrapped_method(method, self, place, cfg)
 
+    def measured(self, method: Any) -> Mapping[str, float]:
+        """Returns the means of what was logged of the pseudo neighbours: the share found, the share of the anchor's class ..."""
+        means: Mapping[str, float] = method.pnn.measures.of_training()
+        return means
+
     def _check_generation(self, name: str, place: Place, hands_out: bool) -> None:
         if hands_out:
             return

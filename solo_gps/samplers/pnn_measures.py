@@ -18,6 +18,7 @@ class Measures:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._all = torch.zeros(len(MEASURES), 2, dtype=torch.float64)
 
     @torch.no_grad()
     def add_choice(self, z: Tensor, choice: Choice, pool: Pool, *, images: Tensor, labels: Tensor, step: int) -> None:
@@ -79,4 +80,13 @@ class Measures:
         self._sums = {}
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
-        return {name: total / count for name, (total, count) in zip(MEASURES, sums.tolist(), strict=True) if count}
+        self._all += sums.cpu().double()
+        return _means(sums)
+
+    def of_training(self) -> dict[str, float]:
+        """Returns the means of all that was read, over all ranks, since this process began to train."""
+        return _means(self._all)
+
+
+def _means(sums: Tensor) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in zip(MEASURES, sums.tolist(), strict=True) if count}

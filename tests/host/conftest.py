@@ -1,9 +1,11 @@
-"""Fixtures of tests that watch real training: the pairs and tables that the plugin announces."""
+"""Fixtures of tests that watch real training: the pairs and tables that the plugin announces, and whole programs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
+from programs import Programs
 
 from solo_gps import hookimpl, plugins
 
@@ -38,3 +40,12 @@ def tables():
     plugins.plugin_manager().register(watcher)
     yield seen
     plugins.plugin_manager().unregister(watcher)
+
+
+@pytest.fixture
+def programs(tmp_path, digits, recipe):
+    """Programs in processes of their own, on the digits, with a recipe of two steps."""
+    cfg = recipe("nnclr", max_steps=2, batch_size=16, performance={"disable_channel_last": True})
+    cfg.checkpoint.dir = str(tmp_path / "trained")
+    text = f"{OmegaConf.to_yaml(cfg)}hydra:\n  run: {{dir: {tmp_path}/run}}\n  sweep: {{dir: {tmp_path}/sweep}}\n"
+    return Programs(tmp_path, digits / "train", text)

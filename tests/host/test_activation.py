@@ -175,9 +175,9 @@ def test_the_runs_name_says_which_samplers_act(recipe):
     cfg = recipe(sampler=GPS, prior=PIXELS)
     with solo_gps.activate(cfg) as activation:
         cfg = HOST.complete(cfg)
-        activation.tag(cfg)
+        activation.record_in(cfg)
         HOST.build_method(cfg, HOST.methods["simclr"])
-    assert cfg.name == "simclr-test-gps"
+    assert cfg.name == "simclr-test-gps_k=3-pixels"
 
 
 @pytest.mark.skipif(HOST.generation != "1.0.6", reason="1.0.2 builds methods from keyword arguments")
@@ -185,4 +185,4 @@ def test_a_method_built_by_main_pretrain_tags_the_runs_name(recipe):
     with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)):
         cfg = HOST.complete(recipe(sampler=GPS, prior=PIXELS))
         HOST.build_method(cfg, HOST.methods["simclr"])
-    assert cfg.name == "simclr-test-gps"
+    assert cfg.name == "simclr-test-gps_k=3-pixels"

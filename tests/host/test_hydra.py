@@ -1,4 +1,4 @@
-"""The switch in a Hydra program that knows nothing of solo-gps: one job, sweeps, and what is left behind."""
+"""The switch in a Hydra program that knows nothing of solo-gps, and trains nothing: so a guided job of it ends as an error."""
 
 from __future__ import annotations
 
@@ -40,8 +40,12 @@ def jobs(tmp_path, digits):
         done = subprocess.run(
             [sys.executable, "program.py", *arguments], capture_output=True, text=True, cwd=tmp_path, env=environ
         )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done if fails else [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+        seen = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+        guided = [samplers for samplers, module in seen if module == GUIDED]
+        assert (done.returncode != 0) == (fails or bool(guided)), done.stdout + done.stderr
+        for samplers in guided:
+            assert f"the job is over, and {'+'.join(samplers)} never guided a training step" in done.stderr
+        return done if fails else seen
 
     return run
 
@@ -56,7 +60,7 @@ def test_a_sweep_over_something_else(jobs):
 
 
 def test_a_sweep_over_samplers(jobs):
-    """Hydra makes its callbacks without the swept keys: without our care every job would be plain."""
+    """A job that fails does not keep those after it from running."""
     assert jobs("--multirun", "+sampler=none,gps,none") == [[[], PLAIN], [["gps"], GUIDED], [[], PLAIN]]
 
 

@@ -196,13 +196,12 @@ def test_the_logged_purity_is_that_of_the_epochs_own_pairs(recipe, tmp_path, mon
 
 
 def test_the_groups_name_every_key_with_its_default():
-    from solo_gps.host.refresh import OF, RefreshConfig
+    from solo_gps.host.refresh_config import OF, RefreshConfig
 
     folder = Path(__file__).parents[2] / "configs" / "refresh"
     assert {path.stem for path in folder.glob("*.yaml")} == set(OF)
     for path in folder.glob("*.yaml"):
         keys = OmegaConf.to_container(OmegaConf.load(path))
-        assert keys.pop("defaults", None) is not None, "without a sampler, the group must say so"
         assert keys == vars(RefreshConfig(of=path.stem))
 
 
@@ -230,9 +229,9 @@ def test_bad_input_is_one_clear_error(nodes, message, recipe, train):
 
 
 def test_a_plain_run_of_a_sweep_over_samplers_is_never_refreshed(recipe):
-    from solo_gps.host.refresh import make_refresh
+    from solo_gps.host.precheck import read_recipe
 
-    assert make_refresh(recipe(sampler={}, refresh={"every": 1}), HOST, {}) is None
+    assert read_recipe(recipe(sampler={}, refresh={"every": 1})).refresh is None
 
 
 def test_a_diverged_network_is_one_clear_error(recipe, train):

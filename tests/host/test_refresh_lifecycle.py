@@ -75,7 +75,7 @@ def test_resuming_between_refreshes_equals_the_uninterrupted_run(stop, recipe, d
         return model.state_dict()
 
     whole, pairs = run(), dict(drawn)
-    assert torch.load(checkpoint, weights_only=False)["solo_gps"]["refreshed_epoch"] == 1
+    assert torch.load(checkpoint, weights_only=False)["solo_gps"]["refresh"]["refreshed_epoch"] == 1
     drawn.clear()
     rest = run(resume=str(checkpoint))
     assert sorted(drawn) == list(range(stop, 4))

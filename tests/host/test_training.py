@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from nearest_by_hand import kth_by_pixels
 from omegaconf import OmegaConf
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
@@ -47,20 +48,12 @@ def shown(crop, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     return (image * 255).round().to(torch.uint8)
 
 
-def kth_neighbour(digits, k):
-    """(N,) the k-th nearest other image by squared distance of the raw pixels, found without solo-gps."""
-    raw = np.stack([np.asarray(image, dtype=np.float64).ravel() for image, _ in ImageFolder(digits / "train")])
-    distance = ((raw[:, None] - raw[None]) ** 2).sum(-1)
-    np.fill_diagonal(distance, np.inf)
-    return np.argsort(distance, axis=1, kind="stable")[:, k - 1]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_view_two_is_the_tables_positive_from_the_pixels(workers, recipe, train, digits):
     cfg = recipe("simclr", max_epochs=2, sampler={"gps": {"k": 4, "choose": "furthest"}}, prior=PIXELS)
     cfg.data.num_workers = workers
     run = train(cfg)
-    folder, positive = ImageFolder(digits / "train"), kth_neighbour(digits, 4)
+    folder, positive = ImageFolder(digits / "train"), kth_by_pixels(digits / "train", 4)
 
     def resized(index):
         image = F.resize(folder[index][0], 32, F.InterpolationMode.BICUBIC)
@@ -76,7 +69,7 @@ def test_view_two_is_the_tables_positive_from_the_pixels(workers, recipe, train,
 
 def test_the_online_classifier_gets_the_label_of_the_image_that_each_crop_shows(recipe, train, digits):
     run = train(recipe("byol", max_steps=3, sampler={"gps": {"k": 20, "choose": "furthest"}}, prior=PIXELS))
-    positive, labels = kth_neighbour(digits, 20), np.array(ImageFolder(digits / "train").targets)
+    positive, labels = kth_by_pixels(digits / "train", 20), np.array(ImageFolder(digits / "train").targets)
     assert (labels != labels[positive]).any()
     for step, (items, _, targets) in enumerate(run.batches):
         of_first, of_second = run.classifier_targets[2 * step : 2 * step + 2]
@@ -166,7 +159,7 @@ def test_the_online_knn_bank_holds_the_label_of_the_image_that_each_crop_shows(r
     cfg = recipe(max_steps=2, sampler={"gps": {"k": 30}}, prior=PIXELS, knn_eval={"enabled": True, "k": 3})
     cfg.data.val_path = str(digits / "val")
     run = train(cfg)
-    positive, labels = kth_neighbour(digits, 30), np.array(ImageFolder(digits / "train").targets)
+    positive, labels = kth_by_pixels(digits / "train", 30), np.array(ImageFolder(digits / "train").targets)
     assert (labels != labels[positive]).any()
     wanted = [[*labels[items].tolist(), *labels[positive[items]].tolist()] for items, _, _ in run.batches]
     updates_a_step = len(banks) // len(wanted)  # torchmetrics below 0.12 updates twice a call

@@ -126,7 +126,8 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
             return Candidates(indices=worst, reach=np.zeros(len(rows)))
 
     known = {**register_search_backends(), "farthest": Farthest}
-    monkeypatch.setattr("solo_gps.plugins.registered", lambda hook: known)
+    for module in ("plugins", "neighbours.resolve"):
+        monkeypatch.setattr(f"solo_gps.{module}.registered", lambda hook: known)
     ours = find(embeddings(), {"backend": "farthest"}, k=5)
     assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist()
 
@@ -134,7 +135,7 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
 @pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
 def test_config_file_lists_every_key_with_the_default(name):
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    assert node == {"defaults": ["/solo_gps/switch_on"], **dataclasses.asdict(SearchConfig()), "backend": name}
+    assert node == {**dataclasses.asdict(SearchConfig()), "backend": name}
 
 
 def test_every_field_is_explained():
