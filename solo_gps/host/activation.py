@@ -275,7 +275,7 @@ def activate(cfg: Mapping[str, Any]) -> Iterator[Activation]:
         if samplers:
             stack.enter_context(_item(host.methods, recipe.method, activation.method_class()))
             stack.enter_context(_attribute(host.loader_module, "DataLoader", activation.make_loader))
-            log.info("%s on %s (solo-learn %s)", "+".join(samplers), recipe.method, host.generation)
+            log.info("switched on: %s on %s (solo-learn %s)", "+".join(samplers), recipe.method, host.generation)
         yield activation
 
 

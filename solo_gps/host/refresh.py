@@ -97,7 +97,10 @@ def make_refresh(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
     if config.first > 0:
         _check_radius(samplers)
     elif recipe.get("prior") is not None and all(sampler.refreshable for sampler in samplers.values()):
-        log.warning("refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used")
+        log.warning(
+            "refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used. Set "
+            "refresh.start higher, or leave the prior out."
+        )
     return Refresh(config, recipe, host.backbone_name)
 
 
