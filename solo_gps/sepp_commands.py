@@ -110,7 +110,7 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
     labels = None if images.labels is None else images.labels[drawn]
     values = VALUES if options.values is None else options.values
     quantiles = QUANTILES if options.quantiles is None else options.quantiles
-    with Progress("sepp: pairs", rows.number_of_tiles, unit="tiles") as progress:
+    with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:
         sweep = sweep_thresholds(
             rows, sample_cosines(array, seed=options.seed), labels, values=values, quantiles=quantiles, progress=progress.update
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,8 +79,18 @@ def test_pretrain_trains_guided_by_name_and_from_a_folder_of_ones_own(own_folder
         "pretrain", *where, "--config-name", "simclr_digits", *small(digits), "+sampler=gps", "sampler.gps.k=3", cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gps on simclr" in done.stderr
-    assert "gps: balls of 3 to 3 images, 0 of 48 empty" in done.stderr
+    ours = [line for line in done.stderr.splitlines() if line.startswith("solo-gps: ")]
+    seconds, share = r"\d+\.\d s", r"\d+\.\d %"
+    lines = [
+        r"switched on: gps on simclr \(solo-learn 1\.0\.\d\)",
+        rf"prior patches: built the embeddings of 48 images in {seconds} \(\d+ dimensions\) in {tmp_path}/\S+",
+        rf"neighbours: the 3 nearest of 48 images found in {seconds} \(torch on \w+, exact\)",
+        rf"gps: every one of 48 images has 3 neighbours; {share} of all neighbours have the anchor's label, and {share} of the "
+        "positives chosen among them",
+    ]
+    for line, wanted in zip(ours, lines, strict=True):
+        assert re.fullmatch(f"solo-gps: {wanted}", line), line
+    assert "solo_gps" not in done.stdout
 
 
 @pytest.mark.host

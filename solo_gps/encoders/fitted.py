@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class FittedEncoder(Encoder):
         """
         import torch
 
-        from solo_gps.encoders.progress import Progress
+        from solo_gps.encoders.progress import Progress, duration
 
         config = self.config
         held_out = list(range(HELD_OUT_EVERY - 1, len(images), HELD_OUT_EVERY))
@@ -111,6 +112,7 @@ class FittedEncoder(Encoder):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         generator = torch.Generator().manual_seed(config.seed)
         best, best_state, waited = float("inf"), self.network.state_dict(), 0
+        started = time.monotonic()
         with Progress(f"training {config.name}", config.epochs * len(training)) as progress:
             for epoch in range(config.epochs):
                 order = [training[place] for place in torch.randperm(len(training), generator=generator).tolist()]
@@ -125,7 +127,16 @@ class FittedEncoder(Encoder):
                 progress.update(0, f"epoch {epoch}, held-out loss {value:.4g}")
                 if waited >= config.patience:
                     break
-        logger.info("trained %s for %d epochs, held-out loss %.4g", config.name, epoch + 1, best)
+        logger.info(
+            "prior %s: trained on %s images in %s, %d of at most %d epochs%s",
+            config.name,
+            f"{len(training):,}",
+            duration(time.monotonic() - started),
+            epoch + 1,
+            config.epochs,
+            "; more made it no better on images held out" if waited >= config.patience else "",
+        )
+        logger.debug("prior %s: lowest loss on held-out images %.4g", config.name, best)
         self.load_state(best_state)
 
     def _train(self, images: ImageSet, order: list[int], optimizer: Any, epoch: int, progress: Any) -> None:

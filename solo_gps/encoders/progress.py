@@ -24,7 +24,7 @@ class Progress:
         enabled: False to stay silent.
     """
 
-    def __init__(self, what: str, total: int, *, unit: str = "img", done: int = 0, enabled: bool = True) -> None:
+    def __init__(self, what: str, total: int, *, unit: str = "images", done: int = 0, enabled: bool = True) -> None:
         self.what, self.total, self.unit, self.initial, self.enabled = what, total, unit, done, enabled
         self.done = done
         self._bar: Any = None
@@ -34,7 +34,9 @@ class Progress:
         if self.enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self.total, initial=self.initial, desc=self.what, unit=self.unit, unit_scale=True, leave=False)
+            self._bar = tqdm(
+                total=self.total, initial=self.initial, desc=self.what, unit=f" {self.unit}", unit_scale=True, leave=False
+            )
         return self
 
     def update(self, count: int, note: str = "") -> None:
@@ -60,10 +62,10 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``"1h02m"``, ``"3m20s"`` or ``"4.2s"``."""
+    """Seconds as ``"1 h 02 min"``, ``"3 min 20 s"`` or ``"4.2 s"``."""
     if seconds == float("inf"):
         return "unknown time"
     if seconds < 60:
-        return f"{seconds:.1f}s"
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -52,16 +52,21 @@ def fill_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *,
     left = [name for name in found if name not in wanted]
     network.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
     logger.info(
-        "%s: took %d tensors of %s%s%s",
+        "%s: every weight of the network is taken from %s%s%s",
         where,
-        len(wanted),
         Path(path).name,
-        f", prefix {prefix!r} stripped" if prefix else "",
-        f"; left over under it: {_some(left)}" if left else "",
+        f" (prefix {prefix!r} stripped from its names)" if prefix else "",
+        f"; not used: {_some(left)}" if left else "",
     )
+    logger.debug("%s: %d tensors taken", where, len(wanted))
     strange = [name for name in left if prefix and not name.startswith(HEADS)]
     if strange:
-        logger.warning("%s: %s holds weights that the network has no place for: %s", where, Path(path).name, _some(strange))
+        logger.warning(
+            "%s: %s holds weights that the network has no place for: %s. Check that the architecture is the file's.",
+            where,
+            Path(path).name,
+            _some(strange),
+        )
 
 
 def read_state(path: str, *, where: str) -> dict[str, torch.Tensor]:

@@ -26,6 +26,6 @@ def draw_exhibits(exhibits: Sequence[Exhibit], images: ImageSet) -> list[Path]:
     paths = []
     for exhibit in exhibits:
         path = gallery(images, exhibit.anchors.tolist(), exhibit.positives, exhibit.path.absolute(), title=exhibit.title)
-        log.info("%s: %s", exhibit.title, path)
+        log.info("picture: %s (%s)", path, exhibit.title)
         paths.append(path)
     return paths

@@ -360,8 +360,11 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> Activation
         ):
             stack.enter_context(_replaced(partial(setattr, where), name, getattr(where, name), value))
         if asked.refresh is not None and asked.prior is None and recipe.get("prior") is not None:
-            log.warning("refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used")
-        log.info("%s on %s (solo-learn %s)", "+".join(asked.samplers), recipe.method, host.generation)
+            log.warning(
+                "refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used. Set "
+                "refresh.start higher, or leave the prior out."
+            )
+        log.info("switched on: %s on %s (solo-learn %s)", "+".join(asked.samplers), recipe.method, host.generation)
     return activation
 
 

@@ -102,7 +102,7 @@ def complete_method_kwargs(method: str, node: Any) -> dict[str, Any]:
         if key in known:
             values[key] = value
         elif key in _STRAY:
-            log.warning("method_kwargs.%s is not used by %s, on neither solo-learn; left out.", key, method)
+            log.warning("method_kwargs.%s is not used by %s, on neither solo-learn; left out. Delete it.", key, method)
         else:
             raise ConfigError(
                 f"method_kwargs.{key}: {method} has no such key; known: {', '.join(known)}.{did_you_mean(key, known)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from solo_gps.encoders.progress import duration
 from solo_gps.errors import DataError
-from solo_gps.evaluation.metrics import table_change, table_purity
+from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.refresh import Refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
@@ -96,8 +98,7 @@ class Pairing:
     def pairs(self, epoch: int) -> Pairs:
         """Returns the items of an epoch: a pure function of tables, seed and epoch."""
         assert self.images is not None, "prepare() comes first"
-        plain = np.arange(len(self.images), dtype=np.int32)
-        pairs = Pairs(anchors=plain, positives=plain)
+        pairs = _plain_pairs(len(self.images))
         for name, sampler in self._samplers.items():
             if name not in self._without_table:
                 pairs = sampler.pairs(pairs, epoch)
@@ -116,13 +117,11 @@ class Pairing:
         if self.refresh is None or not self.refresh.due(epoch, self.refreshed_epoch):
             return
         assert self.images is not None, "prepare() comes first"
-        before = dict(self.tables)
+        before, begun = dict(self.tables), time.perf_counter()
         self._digest_of_images()
-        if ranks.rank() == 0:
-            log.info("epoch %d: the network being trained becomes the prior (its %s)", epoch, self.refresh.config.of)
         with self.refresh.embeddings(self.images, pipeline) as embeddings:
             try:
-                self._build_tables(PriorSpace.of(self.images, embeddings, self._cfg.get("search")), self._refreshable)
+                self._build_tables(PriorSpace.of(self.images, embeddings, self._cfg.get("search")), self._refreshable, epoch)
             except DataError as error:
                 mend = " refresh.space=euclidean needs no direction." if self.refresh.config.space == "cosine" else ""
                 raise DataError(f"the refresh before epoch {epoch}: {error}{mend}") from error
@@ -131,12 +130,15 @@ class Pairing:
         for name in self._refreshable:
             change = table_change(before.get(name), self.tables[name], self.labels)
             self._changes.update({f"refresh_{name}_{key}": value for key, value in change.items()})
+            if ranks.rank() == 0:
+                _log_refresh(name, epoch, self.refresh.config.of, time.perf_counter() - begun, change.get("kept"))
 
     def warn_if_never_refreshed(self, epochs: int) -> None:
         """Says so when a training has ended before its first refresh, for example by ``max_steps`` or an early stop."""
         if self.refresh is not None and self.refreshed_epoch is None:
             log.warning(
-                "refresh: the training ended after %d epochs, the first refresh was to come at epoch %d: the prior guided it all",
+                "refresh: the training ended after %d epochs, the first refresh was to come at epoch %d: the prior guided it "
+                "all. Set refresh.start or refresh.every lower.",
                 epochs,
                 self.refresh.config.first,
             )
@@ -166,16 +168,16 @@ class Pairing:
         """Takes back what :meth:`state` returned, where this run would have made it too; else the next epoch refreshes anew."""
         if self.refresh is None:
             log.warning(
-                "the checkpoint's run was guided by the network being trained; this one is guided by its prior. Add +refresh=... "
-                "to go on as before"
+                "refresh: the checkpoint's run was guided by the network being trained; this one is guided by its prior. Add "
+                "+refresh=... to go on as before."
             )
             return
         made_from = self._made_from()
         other = sorted(key for key in made_from if state["made_from"].get(key) != made_from[key])
         if other:
             log.warning(
-                "the checkpoint's neighbours were found with other %s: they are not taken over, but looked for anew as soon as a "
-                "refresh is due",
+                "refresh: the checkpoint's neighbours were found with other %s: they are not taken over, but looked for anew as "
+                "soon as a refresh is due. Resume with what they were found with to go on as before.",
                 " and ".join(other),
             )
             return
@@ -207,20 +209,49 @@ class Pairing:
         supervised = bool(OmegaConf.select(self._cfg, "method_kwargs.supervised", default=False))
         return self._cfg.method in LABEL_MASKED or supervised
 
-    def _build_tables(self, space: PriorSpace, names: Iterable[str]) -> None:
+    def _build_tables(self, space: PriorSpace, names: Iterable[str], epoch: int = 0) -> None:
         for name in names:
             sampler = self._samplers[name]
             table = sampler.prepare(space, same_label=self._same_label)
             draw_exhibits(sampler.exhibits(), space.images)
             if table is not None:
                 self.tables[name] = table
-                _log_table(name, table, space.images)
+                log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
                 plugin_manager().hook.on_table_built(sampler=name, table=table, labels=space.images.labels)
 
 
-def _log_table(sampler: str, table: NeighbourTable, images: ImageSet) -> None:
+def _plain_pairs(images: int) -> Pairs:
+    """Every image with itself."""
+    plain = np.arange(images, dtype=np.int32)
+    return Pairs(anchors=plain, positives=plain)
+
+
+def _log_refresh(sampler: str, epoch: int, of: str, seconds: float, kept: float | None) -> None:
+    log.info(
+        "refresh: from epoch %d on %s has its neighbours among the %s of the network being trained, which took %s%s",
+        epoch,
+        sampler,
+        of,
+        duration(seconds),
+        "" if kept is None else f"; {100 * kept:.1f} % of them are the neighbours of before",
+    )
+
+
+def _sizes(table: NeighbourTable) -> str:
     sizes = (table.indices >= 0).sum(axis=1)
-    line = f"{sampler}: balls of {sizes.min()} to {sizes.max()} images, {int((sizes == 0).sum()):,} of {len(sizes):,} empty"
-    if images.labels is not None:
-        line += f"; {100 * table_purity(table, images.labels):.1f} % of all neighbours have the anchor's label"
-    log.info(line)
+    least, most, images = int(sizes.min()), int(sizes.max()), f"{len(sizes):,} images"
+    if least == most > 0:
+        return f"every one of {images} has {most} neighbour{'s' * (most > 1)}"
+    if least > 0:
+        return f"balls of {least} to {most} images around {images}"
+    return f"balls of 0 to {most} images; {int((sizes == 0).sum()):,} of {images} have none and keep their own view"
+
+
+def _judged(sampler: Sampler, table: NeighbourTable, labels: NDArray[np.int64] | None, epoch: int) -> str:
+    """Share of right labels, where labels are known: of all neighbours, and of the few that are chosen as positives."""
+    if labels is None or np.isnan(purity := table_purity(table, labels)):
+        return ""
+    text = f"; {100 * purity:.1f} % of all neighbours have the anchor's label"
+    chosen = sampler.pairs(_plain_pairs(len(labels)), epoch)
+    _, purity = pair_purity(chosen.anchors, chosen.positives, labels)
+    return text if np.isnan(purity) else f"{text}, and {100 * purity:.1f} % of the positives chosen among them"

@@ -1,4 +1,4 @@
-"""Which backend: the one asked for, checked, or the best one here, with the reason in one log line."""
+"""Which backend: the one asked for, checked, or the best one here, with the reason in the log at debug level."""
 
 from __future__ import annotations
 
@@ -28,8 +28,16 @@ def choose_backend(config: SearchConfig, *, images: int, columns: int, radius: f
     if config.backend != "auto":
         return known[config.backend](config)
     name, reason = _automatic(config, images, columns, radius)
-    log.info("neighbours: backend %s for N=%d, D=%d: %s.", name, images, columns, reason)
-    return known[name](config.with_backend(name))
+    log.debug("neighbours: backend %s for N=%d, D=%d: %s", name, images, columns, reason)
+    backend = known[name](config.with_backend(name))
+    if not backend.exact:
+        log.info(
+            "neighbours: an exact search of %s images would take more than about ten minutes here; %s finds most neighbours "
+            "sooner, and how many is measured (search.backend=torch finds all)",
+            f"{images:,}",
+            name,
+        )
+    return backend
 
 
 def _automatic(config: SearchConfig, images: int, columns: int, radius: float | None) -> tuple[str, str]:
@@ -47,9 +55,10 @@ def _automatic(config: SearchConfig, images: int, columns: int, radius: float | 
         return "faiss_ivf", f"approximate, {large}"
     mend = "pip install 'solo-gps[cpu]'" if device == "cpu" else "Install a FAISS built with cuVS (conda: faiss-gpu-cuvs)"
     log.warning(
-        "neighbours: %s, but there is nothing approximate to fall back on (%s); this will be slow. %s.",
-        large,
+        "neighbours: an exact search of %s images takes more than about ten minutes here, and nothing faster is installed "
+        "(%s). %s.",
+        f"{images:,}",
         faiss,
         mend,
     )
-    return "torch", f"exact on {device}, for want of an approximate backend"
+    return "torch", f"exact on {device}, for want of an approximate backend: {large}"

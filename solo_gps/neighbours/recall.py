@@ -36,13 +36,20 @@ def reach_recall(work: Workspace, backend: SearchBackend, count: int) -> dict[st
         exact = complete_rows(work, rows, keys) if exact is None else exact
         recall = overlap(keys[:, 1:], exact[:, 1:])
         tried.append({**backend.settings(), "recall": round(recall, 4)})
+        log.debug(
+            "neighbours: %s %s: recall@%d %.4f on %d images", config.backend, backend.settings(), count - 1, recall, len(rows)
+        )
         if recall >= config.recall_floor or not backend.raise_effort():
             break
-    place = f"neighbours: {config.backend} {backend.settings()}: recall@{count - 1} {recall:.4f} on {len(rows)} random images"
     if recall < config.recall_floor:
-        log.warning("%s, below search.recall_floor=%g at the largest effort. Use an exact backend.", place, config.recall_floor)
-    else:
-        log.info("%s.", place)
+        log.warning(
+            "neighbours: at its largest effort %s finds %.1f %% of the true neighbours (of %s random images), below "
+            "search.recall_floor=%g. Use an exact backend: search.backend=torch.",
+            config.backend,
+            100 * recall,
+            f"{len(rows):,}",
+            config.recall_floor,
+        )
     return {"recall": recall, "k": count - 1, "sample": len(rows), "settings": backend.settings(), "tried": tried}
 
 

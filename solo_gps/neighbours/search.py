@@ -7,8 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from solo_gps.encoders.precision import true_float32
+from solo_gps.encoders.progress import duration
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import ranks, stored
@@ -50,7 +52,22 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
     if embeddings.folder is None:
         table, _ = _search(embeddings, backend, k, radius)
         return table
-    return stored.load_or_build(embeddings.folder, request, lambda: _search(embeddings, backend, k, radius))
+    searched = False
+
+    def search_now() -> tuple[NeighbourTable, dict[str, object]]:
+        nonlocal searched
+        searched = True
+        return _search(embeddings, backend, k, radius)
+
+    table = stored.load_or_build(embeddings.folder, request, search_now)
+    if not searched:
+        log.info("neighbours: %s found beside the embeddings, searched earlier (%s)", _wanted(table, k, radius), request.backend)
+    return table
+
+
+def _wanted(table: NeighbourTable, k: int | None, radius: float | None) -> str:
+    images = f"{len(table.indices):,} images"
+    return f"the {k} nearest of {images}" if radius is None else f"the balls of radius {radius:g} around {images}"
 
 
 def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
@@ -87,7 +104,11 @@ def _search_precisely(
     points = prepare(embeddings)
     report = duplicate_report(points.groups)
     if report.groups:
-        log.warning("neighbours: %s; they are each other's nearest neighbours, at distance 0.", report)
+        log.warning(
+            "neighbours: %s; they are each other's nearest neighbours, at distance 0: a positive may be a copy of its anchor. "
+            "Remove the copies unless they are meant.",
+            report,
+        )
     backend.fit(points.search)
     work = open_workspace(points, backend.config, backend.device)
     facts: dict[str, object] = {
@@ -102,18 +123,24 @@ def _search_precisely(
         assert k is not None
         table = _nearest_table(work, backend, k, facts)
     seconds = facts["seconds"] = round(time.perf_counter() - begun, 3)
-    size = f"k={k}" if radius is None else f"radius={radius:g}"
     log.info(
-        "neighbours: N=%d, %s, %s on %s: %.1f s.",
-        len(table.indices),
-        size,
+        "neighbours: %s found in %s (%s on %s, %s)",
+        _wanted(table, k, radius),
+        duration(seconds),
         backend.config.backend,
         backend.device,
-        seconds,
+        _how_many(facts.get("recall")),
     )
     for array in (table.indices, table.distances):
         array.flags.writeable = False
     return table, facts
+
+
+def _how_many(recall: Any) -> str:
+    """``recall`` is what :func:`reach_recall` measured, ``None`` for an exact backend."""
+    if recall is None:
+        return "exact"
+    return f"approximate: {100 * recall['recall']:.1f} % of the true neighbours, by {recall['sample']:,} random images"
 
 
 @contextmanager
@@ -121,7 +148,7 @@ def _bar(points: Points) -> Iterator[Callable[[int], None]]:
     """Progress with rate and time left."""
     from tqdm import tqdm
 
-    with tqdm(total=len(points.exact), desc="neighbours", unit="img", delay=BAR_DELAY_SECONDS, disable=None) as bar:
+    with tqdm(total=len(points.exact), desc="neighbours", unit=" images", delay=BAR_DELAY_SECONDS, disable=None) as bar:
 
         def show(done: int) -> None:
             bar.update(done - bar.n)
@@ -141,5 +168,11 @@ def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[
     missing = int((indices < 0).any(axis=1).sum())
     if missing:
         name = work.config.backend
-        log.warning("neighbours: %s found fewer than k=%d for %d images; they are padded with -1.", name, k, missing)
+        log.warning(
+            "neighbours: %s found fewer than k=%d for %d images, which have fewer to choose from. Raise search.effort, or use an "
+            "exact backend: search.backend=torch.",
+            name,
+            k,
+            missing,
+        )
     return NeighbourTable(indices=indices, distances=distances)

@@ -144,7 +144,7 @@ def _todo(partial: Partial, images: int, batch_size: int) -> list[tuple[int, int
     finished = partial.finished()
     if finished:
         done = sum(stop - start for start, stop in finished)
-        logger.info("resuming an interrupted build: %s of %s images are embedded already", f"{done:,}", f"{images:,}")
+        logger.info("prior: an interrupted build goes on; %s of %s images are embedded already", f"{done:,}", f"{images:,}")
     return [(block.start, block.stop) for block in missing_blocks(images, batch_size, finished)]
 
 
@@ -268,4 +268,12 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
     write_manifest(partial.folder, values, files)
     partial.keep_only([NAME, *files])
     os.replace(partial.folder, folder)
-    logger.info("embedded %s images in %s", f"{images:,}", duration(built["seconds"]))
+    logger.debug(
+        "prior %s: %s in %s on %s, batches of %d; %.1f images/s, the encoder's own training left out",
+        encoder.config.name,
+        partial.dtype,
+        duration(built["seconds"]),
+        encoder.device,
+        encoder.config.batch_size,
+        built["images_in_last_run"] / max(built["embedding_seconds"], 1e-9),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -68,24 +69,25 @@ def _release(device: torch.device) -> None:
 
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:
+    from solo_gps.encoders.progress import duration
     from solo_gps.prior.fingerprint import data_digest, describe, fingerprint
     from solo_gps.prior.store import cache_root, make_root, open_cache
 
     description = describe(encoder, data_digest(images.content()))
     root = cache_root(encoder.config.cache_dir)
     folder = root / fingerprint(description)
-    built = False
+    started, built = time.monotonic(), False
     if not folder.exists():
         make_root(root)
         built = _build_locked(images, encoder, description, folder, ranks)
     embeddings = open_cache(folder, space=encoder.config.space, images=len(images))
     logger.info(
-        "prior %s: %s the embeddings of %s images (%d dimensions, %s) in %s",
+        "prior %s: %s the embeddings of %s images%s (%d dimensions) in %s",
         encoder.config.name,
         "built" if built else "found",
         f"{len(images):,}",
+        f" in {duration(time.monotonic() - started)}" if built else ", built earlier",
         embeddings.array.shape[1],
-        embeddings.array.dtype,
         folder,
     )
     return embeddings

@@ -99,7 +99,7 @@ def build_lock(root: Path, fingerprint: str) -> Iterator[None]:
             break
         except Timeout:
             patience = REMIND_SECONDS
-            logger.info("waiting for the process that builds the cache %s", root / fingerprint)
+            logger.info("prior: another process is building these embeddings; waiting for it (%s)", root / fingerprint)
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ SimCLR there receives, and may edit, the dict that the loss is about to read.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,8 @@ from solo_gps.samplers.pnn_slow import SlowCopy
 if TYPE_CHECKING:
     from solo_gps.samplers.pnn import Pnn
     from solo_gps.samplers.pnn_methods import Place
+
+log = logging.getLogger(__name__)
 
 
 def wrapped_method(cls: type, sampler: Pnn, place: Place, cfg: Mapping[str, Any]) -> type:
@@ -151,9 +153,8 @@ def _fill_in_missing(method: Any, incompatible: Any) -> None:
     starts = {"pnn": "the support set starts empty", "pnn_slow": "the slow copy starts from the loaded weights"}
     if "pnn_slow" in lacks:
         method.pnn_slow.catch_up(method)
-    warnings.warn(
-        f"the checkpoint was trained without sampler.pnn{'' if 'pnn' in lacks else '.ema'}: "
-        f"{', '.join(starts[part] for part in lacks)}.",
-        UserWarning,
-        stacklevel=2,
+    log.warning(
+        "pnn: the checkpoint was trained without sampler.pnn%s: %s. Resume from one that was trained with it to go on as before.",
+        "" if "pnn" in lacks else ".ema",
+        ", ".join(starts[part] for part in lacks),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.encoders.progress import duration
 from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Pairs
 from solo_gps.prior.store import cache_root
@@ -125,8 +127,9 @@ class Sepp(Sampler):
                 "sampler.sepp: this method takes images with the same label as positives, but the training set has no labels. "
                 "Use a method without supervision, or a labelled set."
             )
+        embeddings, begun = space.embeddings, time.perf_counter()
         found = search_pairs(
-            space.embeddings,
+            embeddings,
             self.config.window,
             space.search_config,
             images=number_to_draw(self.config, len(space.images)),
@@ -136,8 +139,8 @@ class Sepp(Sampler):
         )
         first, second = self._select(found, labels if same_label else None)
         self.number_of_pairs, self.purity = len(first), pairs_purity(first, second, labels)
-        self._log(found, first, second, images=len(space.images))
-        self._exhibits = self._near_duplicates(found, space.embeddings)
+        self._log(found, first, second, images=len(space.images), seconds=time.perf_counter() - begun)
+        self._exhibits = self._near_duplicates(found, embeddings)
         if self.config.both:
             first, second = np.concatenate([first, second]), np.concatenate([second, first])
         self._pairs = Pairs(anchors=first, positives=second)
@@ -170,22 +173,35 @@ class Sepp(Sampler):
         first, second = sepp_pairs.random_pairs(groups, len(kept), self.seed)
         return drawn[first].astype(np.int32), drawn[second].astype(np.int32)
 
-    def _log(self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int) -> None:
-        covered, purity = coverage(first, second), self.purity
+    def _log(
+        self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int, seconds: float
+    ) -> None:
+        covered, purity, random = coverage(first, second), self.purity, self.config.select == "random"
         log.info(
-            "sepp: %s%s pairs among %s images drawn of %s, cosine %.4f to %.4f; %.1f %% of the images drawn (%.1f %% of all) "
-            "have a pair%s; %s near-duplicate pairs above.",
+            "sepp: %s%s pairs among %s images drawn of %s, %scosine %.4f to %.4f, found in %s; %.1f %% of the images drawn "
+            "(%.1f %% of all) have a pair%s; %s; %s near-duplicate pairs above are left out",
             f"{len(first):,}",
-            " random" if self.config.select == "random" else "",
+            " random" if random else "",
             f"{len(found.drawn):,}",
             f"{images:,}",
+            "as many as have " if random else "",
             found.low,
             found.high,
+            duration(seconds),
             100 * covered / len(found.drawn),
             100 * covered / images,
             "" if purity is None else f"; {100 * purity:.1f} % of the pairs are of one class",
+            self._effect(len(first)),
             f"{found.near_duplicates:,}",
         )
+
+    def _effect(self, pairs: int) -> str:
+        """What the pairs do to the training, in words."""
+        if self.config.mode == "replace":
+            return "an image with a pair shows a partner as its positive"
+        if self.config.equal_budget:
+            return "pairs and images take turns in epochs as long as without pairs"
+        return f"an epoch has {pairs * (1 + self.config.both):,} items more"
 
     def _near_duplicates(self, found: SemanticPairs, embeddings: Embeddings) -> tuple[Exhibit, ...]:
         if not found.near_duplicates:

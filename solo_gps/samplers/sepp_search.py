@@ -127,7 +127,7 @@ def search_pairs(
     sampled = sample_cosines(array, seed=seed) if window.by_quantile else None
     low, high = window.at(sampled) if sampled is not None else (window.low, window.high)
     rows = UnitRows(array, device=pick_device(search.device), memory_mib=search.memory_mib)
-    with Progress("sepp: pairs", rows.number_of_tiles, unit="tiles") as progress:
+    with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:
         found = find_cosine_pairs(rows, low, high, max_pairs=max_pairs, progress=progress.update)
     if not len(found.first):
         sampled = sample_cosines(array, seed=seed) if sampled is None else sampled

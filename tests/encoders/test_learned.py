@@ -138,13 +138,17 @@ def test_training_lowers_the_held_out_loss_and_seeds_matter(
 
 
 def test_training_stops_early(digit_images: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    caplog.set_level(logging.INFO, "solo_gps.prior")
+    caplog.set_level(logging.DEBUG, "solo_gps.prior")
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
     encoder = resolve_prior({"name": "vae", "image_size": 8, "width": 4, "epochs": 50, "patience": 2})
     encoder.load(CPU)
     losses = iter([5.0, 3.0, 4.0, 3.5, 1.0])
     monkeypatch.setattr(type(encoder), "_evaluate", lambda self, images, held_out: next(losses))
     encoder.fit(digit_images)
-    assert "trained vae for 4 epochs, held-out loss 3" in caplog.text
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "prior vae: trained on 114 images in 0.0 s, 4 of at most 50 epochs; more made it no better on images held out"),
+        ("DEBUG", "prior vae: lowest loss on held-out images 3"),
+    ]
 
 
 def test_a_diverged_training_is_an_error(digit_images: Any) -> None:
@@ -159,7 +163,7 @@ def test_progress_lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mo
     with Progress("embedding", 1000, done=200) as progress:
         progress.update(100)  # after 10 s: too soon for a line
         progress.update(300)  # after 40 s
-    assert [record.message for record in caplog.records] == ["embedding: 600 of 1,000 img, 10.0 img/s, 40.0s left"]
+    assert [record.message for record in caplog.records] == ["embedding: 600 of 1,000 images, 10.0 images/s, 40.0 s left"]
 
 
 def test_silent_progress_says_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +174,9 @@ def test_silent_progress_says_nothing(caplog: pytest.LogCaptureFixture, monkeypa
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2s"), (200, "3m20s"), (3725, "1h02m"), (float("inf"), "unknown time")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.21, "4.2 s"), (200, "3 min 20 s"), (3725, "1 h 02 min"), (float("inf"), "unknown time")]
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

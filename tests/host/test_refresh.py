@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -152,8 +153,9 @@ def test_a_prior_that_is_never_used_is_named(recipe, train, caplog):
     assert "the prior is never used" in caplog.text
 
 
-def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch, tables):
+def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch, tables, caplog):
     monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "solo_gps")
     cfg = recipe(
         max_epochs=4,
         sampler={"gps": {"k": 3}},
@@ -168,6 +170,12 @@ def test_each_refresh_is_logged_with_its_labels(recipe, tmp_path, monkeypatch, t
     (file,) = Path("trained").rglob("metrics.csv")
     rows = [row for row in csv.DictReader(file.open()) if row.get("refresh_gps_purity")]
     assert [int(row["epoch"]) for row in rows] == [1, 3]
+    lines = [re.sub(r"\d+\.\d", "1.0", line) for line in caplog.messages if line.startswith("refresh: ")]
+    assert lines == [
+        f"refresh: from epoch {epoch} on gps has its neighbours among the features of the network being trained, which took "
+        "1.0 s; 1.0 % of them are the neighbours of before"
+        for epoch in (1, 3)
+    ]
     labels = tables[0][2]
     for row, (_, before, _), (_, after, _) in zip(rows, tables[:-1], tables[1:], strict=True):
         assert float(row["refresh_gps_purity"]) == pytest.approx((labels[after] == labels[:, None]).mean(), abs=1e-6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 
 import numpy as np
 import pytest
@@ -94,6 +96,20 @@ def test_table_is_stored_and_found_again(tmp_path, monkeypatch):
     again = find(points(LINE, folder=tmp_path), {"backend": "faiss", "memory_mib": 16}, k=2)
     assert again.indices.tolist() == first.indices.tolist()
     assert not again.indices.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [({"k": 2}, "the 2 nearest of 4 images"), ({"radius": 4.5}, "the balls of radius 4.5 around 4 images")],
+    ids=["k", "radius"],
+)
+def test_a_line_says_what_was_found_and_whether_now_or_earlier(size, wanted, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "solo_gps"):
+        for folder in (None, tmp_path, tmp_path):
+            find(points(LINE, folder=folder), {"device": "cpu"}, **size)
+    shape = re.escape(f"neighbours: {wanted} found in ") + r"\d+\.\d s \(torch on cpu, exact\)"
+    assert [bool(re.fullmatch(shape, line)) for line in caplog.messages] == [True, True, False]
+    assert caplog.messages[2] == f"neighbours: {wanted} found beside the embeddings, searched earlier (exact)"
 
 
 def test_other_requests_are_other_files(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from solo_gps.prior.resolve import device_of
 def test_default_prior_needs_no_download_and_finds_its_cache_again(digit_images: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "solo_gps.prior")
     first = embed(digit_images)
-    assert "prior patches: built the embeddings of 120 images" in caplog.text
+    shape = r"prior patches: built the embeddings of 120 images in \d+\.\d s \(\d+ dimensions\) in "
+    assert re.fullmatch(shape + re.escape(str(first.folder)), caplog.messages[-1])
     caplog.clear()
     second = embed(digit_images)
-    assert "prior patches: found the embeddings of 120 images" in caplog.text
-    assert str(first.folder) in caplog.text
+    (line,) = caplog.messages
+    dimensions = first.array.shape[1]
+    assert line == (
+        f"prior patches: found the embeddings of 120 images, built earlier ({dimensions} dimensions) in {first.folder}"
+    )
     assert second.fingerprint == first.fingerprint
     assert isinstance(second.array, np.memmap)
     assert not second.array.flags.writeable
