@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from solo_gps.errors import ConfigError, did_you_mean
+from solo_gps.errors import ConfigError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,7 +45,7 @@ def parse(node: object, schema: type[T], where: str) -> T:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if getattr(error, "full_key", None) else where
-        raise ConfigError(f"{key}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}: {first_line(error)}") from error
     except ConfigError:
         raise
     except ValueError as error:
@@ -69,11 +69,26 @@ def plain(node: DictConfig, where: str) -> Any:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or where
-        raise ConfigError(f"{key}: {_first_line(error)}. Give it a value.") from error
+        raise ConfigError(f"{key}: {first_line(error)}. Give it a value.") from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def node_of(recipe: DictConfig, key: str) -> Any:
+    """Returns what a recipe says under a top-level key, ``None`` where it says nothing.
+
+    Raises:
+        ConfigError: Its interpolation leads nowhere, or its value is missing (``???``); ``get`` would return ``None`` for both.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if key not in recipe.keys():  # noqa: SIM118 - `in` alone is False where an interpolation fails
+        return None
+    try:
+        if not OmegaConf.is_missing(recipe, key):
+            return recipe[key]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {first_line(error)}. Give it a value.") from error
+    raise ConfigError(f"{key}: Missing mandatory value (???). Give it a value.")
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

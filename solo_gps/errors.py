@@ -75,7 +75,7 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
 
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None)
-        return ConfigError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}. Mend it in the recipe.")
+        return ConfigError(f"{f'{key}: ' if key else ''}{first_line(error)}. Mend it in the recipe.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
         return MachineError(f"{doing}: out of memory ({_brief(error)}). Lower prior.batch_size or search.memory_mib.")
     if isinstance(error, OSError):
@@ -87,7 +87,13 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}".removesuffix(f": {name}")
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type's name where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -77,6 +77,10 @@ class Programs:
         flags = [argument for argument in arguments if argument.startswith("--")]
         return [*script, *where, *flags, *(argument for argument in arguments if argument not in flags)]
 
+    def place(self, program: str) -> Path:
+        """The folder that a program is started in."""
+        return Path(CHECKOUT) if CHECKOUT and program == "main" else self.folder
+
     def environ(self, watch: Path, **environ: str) -> dict[str, str]:
         paths = os.pathsep.join([str(Path(__file__).parent / "watch"), str(ROOT)])
         known = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": paths, "WATCH": str(watch)}
@@ -89,7 +93,7 @@ class Programs:
             self.command(program, *arguments, **where),
             capture_output=True,
             text=True,
-            cwd=CHECKOUT if CHECKOUT and program == "main" else self.folder,
+            cwd=self.place(program),
             env=self.environ(watch),
             timeout=600,
         )

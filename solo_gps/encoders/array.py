@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solo_gps.encoders.base import Encoder, PriorConfig
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,9 +88,9 @@ class ArrayEncoder(Encoder):
             raise DataError(f"prior.path: no file {path} (looked in {path.absolute().parent}).")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError, OSError) as error:
             raise DataError(
-                f"prior.path: {path} is not a plain .npy array ({error}). Save it by numpy.save, with a type of number."
+                f"prior.path: {path} is not a plain .npy array ({first_line(error)}). Save it by numpy.save, as numbers."
             ) from error
         if not isinstance(array, np.ndarray):
             raise DataError(f"prior.path: {path} is an archive; wanted one .npy array. Save the array alone by numpy.save.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -120,13 +120,13 @@ def _read_torch(file: Path, where: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), str(error).splitlines()[0])
+        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), first_line(error))
         raise DataError(
             f"{where}: {file} holds more than tensors and plain values, and is not read for safety: {reason.strip()} "
             "Save its state dict alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise DataError(f"{where}: {file} is damaged, or not a checkpoint: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{where}: {file} is damaged, or not a checkpoint: {first_line(error)}") from error
 
 
 def _unwrap(content: Any) -> dict[str, torch.Tensor]:

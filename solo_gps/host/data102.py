@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, first_line
 from solo_gps.host.augment102 import build_transform, parse_pipelines, validation_transform
 
 FRACTION_SEED = 42
@@ -46,7 +46,7 @@ def train_loader(cfg: DictConfig, host: ModuleType) -> DataLoader:
             data.dataset, transform, data_dir=Path(path.anchor), train_dir=path, no_labels=data.no_labels
         )
     except FileNotFoundError as error:
-        raise DataError(f"data.train_path={data.train_path!r}: {_first_line(error)}") from error
+        raise DataError(f"data.train_path={data.train_path!r}: {first_line(error)}") from error
     if data.fraction > 0:
         keep_fraction(dataset, data.fraction)
     if len(dataset) < cfg.optimizer.batch_size:
@@ -138,7 +138,7 @@ def _val_folder(train_path: str, val_path: str, transform: Any) -> ImageFolder:
     try:
         dataset = ImageFolder(val_path, transform)
     except FileNotFoundError as error:
-        raise DataError(f"data.val_path={val_path!r}: {_first_line(error)}") from error
+        raise DataError(f"data.val_path={val_path!r}: {first_line(error)}") from error
     trained = sorted(entry.name for entry in os.scandir(train_path) if entry.is_dir())
     if dataset.classes != trained:
         different = sorted(set(dataset.classes) ^ set(trained))
@@ -147,7 +147,3 @@ def _val_folder(train_path: str, val_path: str, transform: Any) -> ImageFolder:
             f"({', '.join(different[:5])}): labels would not mean the same. Make them equal, or set data.val_path=null."
         )
     return dataset
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from solo_gps.errors import HostError
+from solo_gps.errors import HostError, UnexpectedError
 from solo_gps.host.images import HostImages
 from solo_gps.interfaces import ImageSet, Pairs
 
@@ -47,11 +47,14 @@ class GuidedDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[int, list[Any], int]:
         anchors, positives = self._rows
         anchor, positive = int(anchors[item]), int(positives[item])
-        image, target = _item(self.images, anchor)
-        other = image if positive == anchor else self.images.image(positive)
-        crops = [
-            pipeline(other if guided else image) for pipeline, guided in zip(self.pipelines, self.from_positive, strict=True)
-        ]
+        try:
+            image, target = _item(self.images, anchor)
+            other = image if positive == anchor else self.images.image(positive)
+            crops = [
+                pipeline(other if guided else image) for pipeline, guided in zip(self.pipelines, self.from_positive, strict=True)
+            ]
+        except StopIteration as error:  # Lightning would take it for the end of the epoch
+            raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
         return item, crops, target
 
     def __getstate__(self) -> dict[str, Any]:

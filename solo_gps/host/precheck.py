@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.config import parse
+from solo_gps.config import LARGEST_SEED, check_seed, node_of, parse
 from solo_gps.encoders.base import PriorConfig
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError, UnknownNameError
 from solo_gps.host.detect import Host, method_names
@@ -51,7 +51,7 @@ def read_recipe(recipe: DictConfig) -> Asked:
         RefusedMethodError: A sampler cannot act on the method.
     """
     samplers = make_samplers(recipe)
-    prior, search = parse_prior(recipe.get("prior")).config, parse_search(recipe.get("search"))
+    prior, search = parse_prior(node_of(recipe, "prior")).config, parse_search(node_of(recipe, "search"))
     refresh = parse_refresh(recipe, samplers)
     names = method_names()
     if names is not None:
@@ -68,7 +68,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
         ConfigError: The node is not a group of samplers, a key of one is wrong, or what only samplers use is there without it.
         UnknownNameError: No sampler of that name.
     """
-    node = recipe.get("sampler")
+    node = node_of(recipe, "sampler")
     if isinstance(node, str):
         raise ConfigError(
             f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
@@ -80,8 +80,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
         return {}
     if not OmegaConf.is_dict(node):
         raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
-    seed = recipe.get("seed")
-    seed = DEFAULT_SEED if seed is None else int(seed)
+    seed = _seed(recipe)
     samplers: dict[str, Sampler] = {}
     for name, keys in node.items():
         cls = lookup("register_samplers", "sampler", str(name))
@@ -89,8 +88,20 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
     return samplers
 
 
+def _seed(recipe: DictConfig) -> int:
+    seed = node_of(recipe, "seed")
+    seed = DEFAULT_SEED if seed is None else seed
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"seed={seed!r}: wanted a whole number from 0 to {LARGEST_SEED}.")
+    try:
+        check_seed(seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return seed
+
+
 def _check_nothing_is_mute(recipe: DictConfig) -> None:
-    mute = [key for key in NEED_A_SAMPLER if recipe.get(key) is not None]
+    mute = [key for key in NEED_A_SAMPLER if node_of(recipe, key) is not None]
     if mute:
         raise ConfigError(
             f"{' and '.join(mute)} without a sampler: nothing would use it. Add +sampler=gps, or another; for a plain run leave "
@@ -108,8 +119,8 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         DataError: The training folder is missing or empty.
     """
     check_method(recipe, list(host.methods), samplers)
-    resolve_prior(recipe.get("prior"))
-    resolve_search(recipe.get("search"))
+    resolve_prior(node_of(recipe, "prior"))
+    resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
 
 
@@ -126,7 +137,7 @@ def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str
         RefusedMethodError: A sampler cannot act on it.
         ConfigError: The data's format cannot be guided.
     """
-    method = recipe.get("method")
+    method = node_of(recipe, "method")
     known = [name for name in names if name not in NOT_METHODS]
     if method not in known:
         raise UnknownNameError("method", method, known, "(of the installed solo-learn)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from solo_gps.config import check_at_least, check_choice, parse
+from solo_gps.config import check_at_least, check_choice, node_of, parse
 from solo_gps.encoders.base import PRECISIONS, SPACES
 from solo_gps.errors import ConfigError
 from solo_gps.samplers.base import Sampler
@@ -56,7 +56,7 @@ def parse_refresh(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> Refres
     Raises:
         ConfigError: A key, type or value is wrong, or nothing in this recipe can be refreshed.
     """
-    node = recipe.get("refresh")
+    node = node_of(recipe, "refresh")
     if node is None:
         return None
     if isinstance(node, str):
@@ -72,7 +72,7 @@ def parse_refresh(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> Refres
             f"refresh: none of the samplers ({', '.join(samplers)}) looks for neighbours anew. Add +sampler=gps, or "
             "leave refresh out: sepp appends its pairs once, and pnn's support set is the network's own already."
         )
-    epochs = recipe.get("max_epochs")
+    epochs = node_of(recipe, "max_epochs")
     if epochs is not None and 0 <= epochs <= config.first:
         raise ConfigError(
             f"refresh: the first refresh would come at epoch {config.first}, but max_epochs={epochs}. Set refresh.start or "

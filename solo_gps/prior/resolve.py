@@ -74,8 +74,9 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        # Each rank that torchrun or Lightning starts on a machine has a GPU of its own.
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        # Each rank that torchrun, Lightning or Slurm starts on a machine has a GPU of its own.
+        rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        return torch.device("cuda", int(rank) % torch.cuda.device_count())
     try:
         device = torch.device(name)
     except RuntimeError as error:

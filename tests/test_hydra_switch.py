@@ -1,0 +1,73 @@
+"""When a Hydra job is one of ours, and which keys of a recipe a config group has overruled."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from solo_gps.hydra_switch import FailedJob, asks_for_guidance, overruled
+
+SHAPED = {"method": "simclr", "backbone": {"name": "resnet18"}, "augmentations": []}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asks"),
+    [
+        ({}, False),
+        ({"sampler": None, "prior": None}, False),
+        ({"sampler": {}}, True),
+        ({"sampler": {"gps": {"k": 3}}}, True),
+        ({"sampler": "gps"}, True),
+        ({"sampler": "${nope}"}, True),
+        ({"sampler": "???"}, True),
+        ({"prior": {"name": "pixels"}}, True),
+        ({"search": {"backend": "torch"}}, True),
+        ({"refresh": {"every": 2}}, True),
+        ({"prior": "${nope}"}, True),
+    ],
+)
+def test_a_recipe_of_solo_learn_asks_by_what_it_says(recipe, asks):
+    assert asks_for_guidance(OmegaConf.create({**SHAPED, **recipe})) == asks
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asks"),
+    [
+        ({"sampler": "ddim"}, False),
+        ({"sampler": {"name": "gps"}}, False),
+        ({"prior": {"mean": 0.0}}, False),
+        ({"search": {"lr": [1, 2]}}, False),
+        ({"sampler": {"gps": {"k": 3}}}, True),
+        ({"sampler": {"sepp": None}}, True),
+        ({"sampler": "${nope}"}, False),
+    ],
+)
+def test_a_program_that_is_none_of_solo_learns_is_left_alone(recipe, asks, monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+    assert asks_for_guidance(OmegaConf.create(recipe)) == asks
+
+
+def test_a_config_that_is_no_mapping_asks_for_nothing():
+    assert not asks_for_guidance(OmegaConf.create([1]))
+    assert not asks_for_guidance(None)
+
+
+def test_keys_that_a_group_overruled_are_named_with_the_mend():
+    own = {"sampler": {"gps": {"k": 5, "choose": "uniform"}}, "prior": {"name": "pca"}}
+    cfg = OmegaConf.create({"sampler": {"gps": {"k": 10, "choose": "furthest"}}, "prior": {"name": "pca"}})
+    lines = overruled(own, cfg, {"sampler.gps.choose": "furthest"})
+    assert len(lines) == 1
+    assert lines[0].startswith("sampler.gps.k is 10, not 5 as the recipe's own file says")
+    assert "write _self_ last" in lines[0]
+
+
+def test_interpolations_and_equal_keys_are_not_overruled():
+    own = {"sampler": {"gps": {"k": "${size}", "radius": None}}}
+    assert overruled(own, OmegaConf.create({"sampler": {"gps": {"k": 3, "radius": None}}}), {}) == []
+
+
+def test_a_failed_job_can_be_sent_back_by_a_launcher():
+    assert str(pickle.loads(pickle.dumps(FailedJob("solo-gps: no")))) == "solo-gps: no"
