@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from typing import Any
 
 from omegaconf import DictConfig, open_dict, read_write
@@ -43,13 +43,13 @@ def run_suffix(asked: Asked) -> str:
 
 
 def _named(name: str, config: Any, same: Collection[str] = ()) -> str:
-    changed = {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if field.name not in NOT_IN_NAMES and field.name not in same
-        if field.default is MISSING or getattr(config, field.name) != field.default
-    }
-    return "_".join([name, *(f"{key}={value}" for key, value in changed.items())])
+    told = [field for field in fields(config) if field.name not in NOT_IN_NAMES and field.name not in same]
+    changed = [(field.name, getattr(config, field.name)) for field in told if getattr(config, field.name) != _default(field)]
+    return "_".join([name, *(f"{key}={value}" for key, value in changed)])
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def record_of(asked: Asked, generation: str) -> dict[str, Any]:
