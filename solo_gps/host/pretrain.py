@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
 from solo_gps.host.activation import activate, current_activation
@@ -68,7 +68,9 @@ def _logger(cfg: DictConfig, host: Host) -> Any:
         if find_spec("wandb") is None:
             raise ConfigError("wandb.enabled=True, but wandb is not installed: pip install wandb, or set wandb.enabled=False.")
         entity = None if cfg.wandb.entity == "None" else cfg.wandb.entity
-        return loggers.WandbLogger(name=cfg.name, project=cfg.wandb.project, entity=entity, offline=cfg.wandb.offline)
+        logger = loggers.WandbLogger(name=cfg.name, project=cfg.wandb.project, entity=entity, offline=cfg.wandb.offline)
+        logger.log_hyperparams(OmegaConf.to_container(cfg))  # as 1.0.6's own program does
+        return logger
     if not cfg.checkpoint.enabled:
         return False
     folder = Path(cfg.checkpoint.dir) / cfg.method

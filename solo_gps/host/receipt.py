@@ -77,14 +77,15 @@ def write_receipt(
         **record,
     }
     path = None if folder is None else _save(folder / FILE, receipt)
-    log.info("receipt: %s", "; ".join(_in_words(receipt)) + ("" if path is None else f"; all of it in {path}"))
+    log.info("receipt: %s", "; ".join(_shown(receipt)))
+    log.info("receipt: by %s", "; ".join(_means(receipt)) + ("" if path is None else f"; all of it in {path}"))
 
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _in_words(receipt: Mapping[str, Any]) -> list[str]:
+def _shown(receipt: Mapping[str, Any]) -> list[str]:
     words = [f"{receipt['items_seen']:,} items seen in {receipt['steps']:,} steps ({receipt['ended']})"]
     if receipt["share_guided"] is not None:
         words.append(f"{100 * receipt['share_guided']:.1f} % of them guided")
@@ -94,8 +95,14 @@ def _in_words(receipt: Mapping[str, Any]) -> list[str]:
         words.append(f"{100 * purity:.1f} % of all neighbours in the table of {name} have it")
     for name, measures in receipt["measures"].items():
         words += [f"{name} {key} {value:.3g}" for key, value in measures.items()]
-    for name, keys in receipt["samplers"].items():
-        words.append(f"{name} with " + ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None))
+    return words
+
+
+def _means(receipt: Mapping[str, Any]) -> list[str]:
+    words = [
+        f"{name} with " + ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None)
+        for name, keys in receipt["samplers"].items()
+    ]
     if receipt["prior"] is not None:
         words.append(f"prior {receipt['prior']['name']}, embeddings {str(receipt['embeddings'])[:12]}")
     words += [f"table of {name} {digest[:12]}" for name, digest in receipt["tables"].items()]

@@ -14,6 +14,7 @@ LAUNCHERS = {
     "multirun": ["--multirun"],
     "joblib": ["--multirun", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit": ["--multirun", "hydra/launcher=submitit_local"],
+    "ray": ["--multirun", "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],  # no dev extra: half a gigabyte
 }
 NODES = {
     "gps": "gps: {k: 3}",
@@ -68,6 +69,14 @@ def test_in_a_defaults_list(place, programs):
     steps, printed = programs.run("main", "sampler.gps.k=3") if place.startswith("_self_") else programs.run("main")
     check_guided(steps.all, "gps", programs.images)
     assert "sampler.gps.k is" not in printed
+
+
+def test_a_group_that_overrules_the_recipes_own_key_is_named(programs):
+    text = f"defaults:\n  - _self_\n  - sampler: gps\n{programs.text}{PRIOR}sampler: {{{NODES['gps']}}}\n"
+    programs.recipe(text)
+    steps, printed = programs.run("pretrain")
+    check_guided(steps.all, "gps", programs.images, k=10)
+    assert printed.count("solo-gps: warning: sampler.gps.k is 10, not 3 as the recipe's own file says") == 1
 
 
 @pytest.mark.parametrize(("program", "name"), [(p, n) for p in ("main", "pretrain") for n in LAUNCHERS])

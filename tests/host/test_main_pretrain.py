@@ -47,8 +47,8 @@ def test_with_and_without_the_switch(digits, tmp_path):
     assert all(torch.equal(runs["stock"][1][key], runs["none"][1][key]) for key in runs["stock"][1])
     assert not all(torch.equal(runs["stock"][1][key], runs["gps"][1][key]) for key in runs["stock"][1])
     assert "gps on simclr (solo-learn 1.0.6)" in runs["gps"][2]
-    assert runs["gps"][0].name.startswith("simclr-cifar10-gps-")
-    assert "-gps-" not in runs["stock"][0].name
+    assert runs["gps"][0].name.startswith("simclr-cifar10-gps_k=3-")
+    assert "-gps" not in runs["stock"][0].name
 
 
 @pytest.mark.parametrize(
