@@ -16,6 +16,7 @@ from solo_gps.neighbours.ball import ball_table
 from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
+from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
@@ -50,7 +51,18 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
     if embeddings.folder is None:
         table, _ = _search(embeddings, backend, k, radius)
         return table
-    return stored.load_or_build(embeddings.folder, request, lambda: _search(embeddings, backend, k, radius))
+    table = stored.load_or_build(embeddings.folder, request, lambda: _search(embeddings, backend, k, radius))
+    if radius is not None and table.indices.shape[1] > config.max_ball:  # stored under a larger one: refused as a fresh one is
+        table, _ = _search(embeddings, backend, k, radius)
+    return table
+
+
+def advise(embeddings: Embeddings, search: Mapping | None, *, share: float) -> RadiusAdvice:
+    """See :func:`solo_gps.neighbours.advise`."""
+    config = resolve_search(search)
+    backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=0.0)
+    with true_float32():
+        return advise_radius(_open(embeddings, backend), backend, share)
 
 
 def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
@@ -84,20 +96,18 @@ def _search_precisely(
     embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
 ) -> tuple[NeighbourTable, dict[str, object]]:
     begun = time.perf_counter()
-    points = prepare(embeddings)
-    report = duplicate_report(points.groups)
+    work = _open(embeddings, backend)
+    report = duplicate_report(work.points.groups)
     if report.groups:
         log.warning("neighbours: %s; they are each other's nearest neighbours, at distance 0.", report)
-    backend.fit(points.search)
-    work = open_workspace(points, backend.config, backend.device)
     facts: dict[str, object] = {
         "backend": backend.config.backend,
         "device": backend.device,
         "duplicates": {"images": report.images, "groups": report.groups, "largest": report.largest},
     }
     if radius is not None:
-        with _bar(points) as progress:
-            table = ball_table(work, radius, progress)
+        with _bar(work.points) as progress:
+            table = ball_table(work, backend, radius, progress)
     else:
         assert k is not None
         table = _nearest_table(work, backend, k, facts)
@@ -114,6 +124,13 @@ def _search_precisely(
     for array in (table.indices, table.distances):
         array.flags.writeable = False
     return table, facts
+
+
+def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
+    """Prepares the points and fits the backend."""
+    points = prepare(embeddings)
+    backend.fit(points.search)
+    return open_workspace(points, backend.config, backend.device)
 
 
 @contextmanager
