@@ -21,7 +21,7 @@ from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, cr
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method
 from solo_gps.host.pairing import Pairing
-from solo_gps.host.precheck import check_recipe, make_samplers
+from solo_gps.host.precheck import check_batch, check_recipe, make_samplers
 from solo_gps.host.refresh import Refresh, make_refresh
 from solo_gps.host.trainer_callback import trainer_callback
 from solo_gps.interfaces import Pairs
@@ -79,6 +79,8 @@ class Activation:
 
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
+        with self.user_errors():
+            check_batch(self.cfg, len(dataset), kwargs["batch_size"])  # type: ignore[arg-type]
         if not self.guides_images:
             if any(sampler.reads_prior for sampler in self.samplers.values()):
                 with self.user_errors():
