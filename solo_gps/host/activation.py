@@ -20,7 +20,7 @@ from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, cr
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method, is_guided
 from solo_gps.host.pairing import Pairing
-from solo_gps.host.precheck import Asked, check_recipe, read_recipe
+from solo_gps.host.precheck import Asked, check_batch, check_recipe, read_recipe
 from solo_gps.host.programs import registries
 from solo_gps.host.receipt import Receipt, receipt_folder, write_receipt
 from solo_gps.host.record import KEY, record_of, run_suffix, table_digest, write_into
@@ -86,6 +86,7 @@ class Activation:
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
         with our_part("guiding the training set"):
+            check_batch(self.cfg, len(dataset), kwargs["batch_size"])  # type: ignore[arg-type]
             if self.guides_images:
                 self.dataset = self._guide(dataset)
             elif any(sampler.reads_prior for sampler in self.samplers.values()):

@@ -17,6 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_gps.errors import DataError, first_line
 from solo_gps.host.augment102 import build_transform, parse_pipelines, validation_transform
+from solo_gps.host.precheck import check_batch
 
 FRACTION_SEED = 42
 
@@ -49,11 +50,7 @@ def train_loader(cfg: DictConfig, host: ModuleType) -> DataLoader:
         raise DataError(f"data.train_path={data.train_path!r}: {first_line(error)}") from error
     if data.fraction > 0:
         keep_fraction(dataset, data.fraction)
-    if len(dataset) < cfg.optimizer.batch_size:
-        raise DataError(
-            f"data.train_path={data.train_path!r} has {len(dataset)} images to train on, fewer than one batch "
-            f"(optimizer.batch_size={cfg.optimizer.batch_size}). Make the batch smaller."
-        )
+    check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
     return host.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=data.num_workers)
 
 

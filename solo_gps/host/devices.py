@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from omegaconf import ListConfig
+from omegaconf import DictConfig, ListConfig
 
 from solo_gps.errors import ConfigError
+
+
+def rank_count(recipe: DictConfig) -> int:
+    """Number of processes that a recipe trains with: its devices on all of its nodes."""
+    devices = recipe.get("devices")
+    return device_count(1 if devices is None else devices, recipe.get("accelerator")) * int(recipe.get("num_nodes") or 1)
 
 
 def device_count(devices: object, accelerator: str | None) -> int:

@@ -13,6 +13,7 @@ from solo_gps.config import LARGEST_SEED, check_seed, node_of, parse
 from solo_gps.encoders.base import PriorConfig
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError, UnknownNameError
 from solo_gps.host.detect import Host, method_names
+from solo_gps.host.devices import rank_count
 from solo_gps.host.refresh_config import RefreshConfig, parse_refresh
 from solo_gps.neighbours.base import SearchConfig
 from solo_gps.neighbours.resolve import parse_search, resolve_search
@@ -177,3 +178,23 @@ def check_data_folder(recipe: DictConfig) -> None:
         for folder_of_class in classes:
             if not any(folder_of_class.iterdir()):
                 raise DataError(f"data.train_path: class folder {str(folder_of_class)!r} is empty. Remove it or fill it.")
+
+
+def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
+    """Raises :class:`DataError` when no rank would get one whole batch of the training set: the host drops incomplete ones.
+
+    Lightning deals the items to the ranks, and fills up so that all have as many; a batch is one rank's.
+
+    Args:
+        recipe: The whole recipe, completed or not.
+        images: Number of training images.
+        batch_size: Of one rank.
+    """
+    ranks = 1 if recipe.get("use_distributed_sampler") is False else rank_count(recipe)
+    share = -(-images // ranks)
+    if share < batch_size:
+        each = "" if ranks == 1 else f", {share} for each of {ranks} devices"
+        mend = f"Set optimizer.batch_size to at most {share}." if share else "Check data.train_path and data.fraction."
+        raise DataError(
+            f"the training set has {images} images{each}, but optimizer.batch_size={batch_size}: not one whole batch. {mend}"
+        )

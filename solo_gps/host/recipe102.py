@@ -18,7 +18,7 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, UnknownNameError, did_you_mean
 from solo_gps.host import schema102 as schema
 from solo_gps.host.augment102 import parse_pipelines
-from solo_gps.host.devices import device_count
+from solo_gps.host.devices import rank_count
 from solo_gps.host.methods102 import (
     MOMENTUM_METHODS,
     MULTICROP_METHODS,
@@ -185,13 +185,8 @@ def _count_crops(cfg: DictConfig) -> None:
     cfg.data.num_large_crops, cfg.data.num_small_crops = large, small
 
 
-def _world(cfg: DictConfig) -> int:
-    devices = OmegaConf.to_container(cfg.devices) if OmegaConf.is_config(cfg.devices) else cfg.devices
-    return device_count(devices, cfg.accelerator) * int(cfg.num_nodes)
-
-
 def _scale_rates(cfg: DictConfig) -> None:
-    scale = cfg.optimizer.batch_size * _world(cfg) / 256
+    scale = cfg.optimizer.batch_size * rank_count(cfg) / 256
     cfg.optimizer.lr *= scale
     if cfg.data.val_path is not None:
         cfg.optimizer.classifier_lr *= scale
@@ -215,7 +210,7 @@ def _complete_optimizer_kwargs(cfg: DictConfig) -> None:
 
 def _check_sizes(cfg: DictConfig) -> None:
     kwargs, batch = cfg.method_kwargs, cfg.optimizer.batch_size
-    step = batch * _world(cfg)
+    step = batch * rank_count(cfg)
     if "queue_size" in kwargs and cfg.method != "swav" and kwargs.queue_size % step:
         raise ConfigError(f"method_kwargs.queue_size={kwargs.queue_size} must be a multiple of batch x devices = {step}.")
     if cfg.method == "wmse" and batch % kwargs.whitening_size:

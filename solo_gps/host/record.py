@@ -19,7 +19,7 @@ from solo_gps.interfaces import NeighbourTable
 KEY = "solo_gps"
 """Where the record stands: in the recipe, in Lightning's hyper-parameters and in a checkpoint."""
 NAME_LENGTH = 100
-NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs"}
+NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share"}
 """Keys that change nothing of what is trained."""
 
 

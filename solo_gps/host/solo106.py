@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
 from solo_gps.host.devices import device_count
+from solo_gps.host.precheck import check_batch
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -87,6 +88,7 @@ class Solo106:
             no_labels=cfg.data.no_labels,
             data_fraction=cfg.data.fraction,
         )
+        check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
         return module.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=cfg.data.num_workers)
 
     def build_val_loader(self, cfg: DictConfig) -> DataLoader | None:

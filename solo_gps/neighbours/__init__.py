@@ -12,8 +12,9 @@ from solo_gps.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings, NeighbourTable
+    from solo_gps.neighbours.fitting import RadiusAdvice
 
-__all__ = ["find", "register_search_backends"]
+__all__ = ["advise", "find", "register_search_backends"]
 
 
 def find(
@@ -48,6 +49,19 @@ def find(
     from solo_gps.neighbours.search import find as run
 
     return run(embeddings, search, k=k, radius=radius)
+
+
+def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: float = 0.5) -> RadiusAdvice:
+    """Looks at the distances to the nearest images, and for a radius that :func:`find` accepts with the same ``search``.
+
+    Args:
+        embeddings: N points and the space in which they are compared.
+        search: Keys of :class:`solo_gps.neighbours.base.SearchConfig`; ``None`` takes the defaults.
+        share: Share of the images that should have a neighbour at that radius, 0 to 1.
+    """
+    from solo_gps.neighbours.search import advise as run
+
+    return run(embeddings, search, share=share)
 
 
 @hookimpl

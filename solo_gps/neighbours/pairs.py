@@ -79,16 +79,6 @@ class NearPairs:
             sizes += (squared <= limit**2).sum(1)
         return sizes.cpu().numpy()
 
-    def rank_distance(self, rows: np.ndarray, rank: int) -> np.ndarray:
-        """(B,) float32 distance of the ``rank``-th nearest point of each row (itself is number 1), up to float32 rounding."""
-        import torch
-
-        best = torch.empty((len(rows), 0), device=self._device)
-        for _, squared in self._tiles(rows, lower=False):
-            best = torch.cat([best, squared], 1)
-            best = torch.topk(best, min(rank, best.shape[1]), dim=1, largest=False).values
-        return best[:, -1].clamp(min=0).sqrt().cpu().numpy()
-
     def _find_halves(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = len(rows) // 2
         first, second = self.find(rows[:half], limit[:half]), self.find(rows[half:], limit[half:])

@@ -62,6 +62,11 @@ def gather_ragged(values: np.ndarray, distributed: bool = True) -> np.ndarray:
     return np.concatenate([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
+def largest(value: int, distributed: bool = True) -> int:
+    """Returns the largest of the ranks' values, on every rank."""
+    return int(gather_rows(np.array([[value]]), size(distributed), distributed).max())
+
+
 def first_says(answer: bool) -> bool:
     """Returns rank 0's answer on every rank."""
     answers = [answer]

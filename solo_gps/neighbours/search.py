@@ -18,6 +18,7 @@ from solo_gps.neighbours.ball import ball_table
 from solo_gps.neighbours.base import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.duplicates import duplicate_report
+from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
 from solo_gps.neighbours.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
 from solo_gps.neighbours.recall import reach_recall
@@ -60,6 +61,8 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
         return _search(embeddings, backend, k, radius)
 
     table = stored.load_or_build(embeddings.folder, request, search_now)
+    if radius is not None and table.indices.shape[1] > config.max_ball:  # stored under a larger one: refused as a fresh one is
+        table, _ = _search(embeddings, backend, k, radius)
     if not searched:
         log.info("neighbours: %s found beside the embeddings, searched earlier (%s)", _wanted(table, k, radius), request.backend)
     return table
@@ -68,6 +71,14 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
 def _wanted(table: NeighbourTable, k: int | None, radius: float | None) -> str:
     images = f"{len(table.indices):,} images"
     return f"the {k} nearest of {images}" if radius is None else f"the balls of radius {radius:g} around {images}"
+
+
+def advise(embeddings: Embeddings, search: Mapping | None, *, share: float) -> RadiusAdvice:
+    """See :func:`solo_gps.neighbours.advise`."""
+    config = resolve_search(search)
+    backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=0.0)
+    with true_float32():
+        return advise_radius(_open(embeddings, backend), backend, share)
 
 
 def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
@@ -101,24 +112,22 @@ def _search_precisely(
     embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
 ) -> tuple[NeighbourTable, dict[str, object]]:
     begun = time.perf_counter()
-    points = prepare(embeddings)
-    report = duplicate_report(points.groups)
+    work = _open(embeddings, backend)
+    report = duplicate_report(work.points.groups)
     if report.groups:
         log.warning(
             "neighbours: %s; they are each other's nearest neighbours, at distance 0: a positive may be a copy of its anchor. "
             "Remove the copies unless they are meant.",
             report,
         )
-    backend.fit(points.search)
-    work = open_workspace(points, backend.config, backend.device)
     facts: dict[str, object] = {
         "backend": backend.config.backend,
         "device": backend.device,
         "duplicates": {"images": report.images, "groups": report.groups, "largest": report.largest},
     }
     if radius is not None:
-        with _bar(points) as progress:
-            table = ball_table(work, radius, progress)
+        with _bar(work.points) as progress:
+            table = ball_table(work, backend, radius, progress)
     else:
         assert k is not None
         table = _nearest_table(work, backend, k, facts)
@@ -141,6 +150,13 @@ def _how_many(recall: Any) -> str:
     if recall is None:
         return "exact"
     return f"approximate: {100 * recall['recall']:.1f} % of the true neighbours, by {recall['sample']:,} random images"
+
+
+def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
+    """Prepares the points and fits the backend."""
+    points = prepare(embeddings)
+    backend.fit(points.search)
+    return open_workspace(points, backend.config, backend.device)
 
 
 @contextmanager

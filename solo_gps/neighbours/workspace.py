@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from solo_gps.neighbours.base import SearchConfig
 from solo_gps.neighbours.pairs import NearPairs
 from solo_gps.neighbours.prepare import Points
-from solo_gps.neighbours.rerank import Distances, distances_between
+from solo_gps.neighbours.rerank import Distances, distances_between, sort_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,28 @@ class Workspace:
     near: NearPairs
     distances: Distances
     config: SearchConfig
+
+    def within(self, rows: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the points strictly closer than a radius: the one test of what is in a ball.
+
+        Args:
+            rows: (B,) int64 points.
+            radius: In the units of the table.
+
+        Returns:
+            (P,) ascending positions in ``rows``, and (P,) keys of the points in their balls, themselves included, sorted in each.
+        """
+        limit = float(self.points.search_distance(np.asarray(radius)))
+        row, point = self.near.find(rows, np.full(len(rows), limit))
+        squared = self.distances(rows[row], point[:, None])[:, 0]
+        inside = self.table_distance(squared) < radius
+        row, key = row[inside], sort_key(squared, point)[inside]
+        order = np.lexsort((key, row))
+        return row[order], key[order]
+
+    def table_distance(self, squared: np.ndarray) -> np.ndarray:
+        """Float32 squared distances between points as the table holds them, widened to float64 to be compared with a radius."""
+        return (squared * np.float32(self.points.factor)).astype(np.float64)
 
 
 def open_workspace(points: Points, config: SearchConfig, device: str) -> Workspace:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
     from solo_gps.neighbours.base import SearchConfig
+    from solo_gps.neighbours.fitting import RadiusAdvice
 
 
 class PriorSpace:
@@ -68,6 +69,16 @@ class PriorSpace:
         from solo_gps.neighbours import find
 
         return find(self.embeddings, self._search, k=k, radius=radius)
+
+    def advise(self, *, share: float) -> RadiusAdvice:
+        """Returns the distances seen, and a radius that :meth:`neighbours` accepts; costs two searches.
+
+        Args:
+            share: Share of the images that should have a neighbour at that radius.
+        """
+        from solo_gps.neighbours import advise
+
+        return advise(self.embeddings, self._search, share=share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,8 @@ from solo_gps.samplers.base import PriorSpace, Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 CHOICES = ("furthest", "uniform", "nearest")
 
@@ -28,6 +31,8 @@ class GpsConfig:
     """Size of the ball as a distance of the prior space (squared Euclidean, or 1 - cosine), exclusive: tau of the paper."""
     choose: str = "furthest"
     """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), or nearest."""
+    min_share: float = 0.5
+    """A smaller share of images with a positive is a warning with what to change, from 0 to 1; none at all is always an error."""
     seed: int | None = None
     """Seed of the draws; null takes the recipe's."""
 
@@ -35,6 +40,8 @@ class GpsConfig:
         check_at_least("k", self.k, 1)
         check_choice("choose", self.choose, CHOICES)
         check_seed(self.seed)
+        if not 0 <= self.min_share <= 1:
+            raise ValueError(f"min_share={self.min_share} must be from 0 to 1.")
         if self.radius is not None and not self.radius > 0:
             raise ValueError(f"radius={self.radius} must be above 0.")
 
@@ -65,7 +72,11 @@ class Gps(Sampler):
             check_neighbours(images, self.config.k)
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable:
-        """Finds the ball of every image."""
+        """Finds the ball of every image.
+
+        Raises:
+            DataError: Labels are needed and there are none, or no image has a positive: the run would be a plain one.
+        """
         if same_label and space.images.labels is None:
             raise DataError(
                 "sampler.gps: this method takes images with the same label as positives, but the training set has no labels. "
@@ -73,10 +84,52 @@ class Gps(Sampler):
             )
         by_radius = self.config.radius is not None
         table = space.neighbours(k=None if by_radius else self.config.k, radius=self.config.radius if by_radius else None)
+        found = share_with_positive(table)
         if same_label:
             table = keep_same_label(table, np.asarray(space.images.labels))
+        self._check_share(space, found, share_with_positive(table))
         self.use(table)
         return table
+
+    def _check_share(self, space: PriorSpace, found: float, share: float) -> None:
+        """Refuses a table without a positive, and warns of one with few.
+
+        Args:
+            space: Where the balls were found.
+            found: Share of images with a neighbour, of whatever label.
+            share: Share of images with a positive.
+        """
+        least = self.config.min_share
+        if share >= least and share > 0:
+            return
+        size = f"k={self.config.k}" if self.config.radius is None else f"radius={self.config.radius}"
+        mend = self._mend(space, masked=found > share)
+        if share == 0:
+            raise DataError(f"sampler.gps.{size}: no image has a positive, so the run would be a plain one. {mend}")
+        log.warning(
+            "sampler.gps.%s: %.1f %% of the images have a positive, fewer than sampler.gps.min_share=%g. The others train on two "
+            "views of their own. %s",
+            size,
+            100 * share,
+            least,
+            mend,
+        )
+
+    def _mend(self, space: PriorSpace, *, masked: bool) -> str:
+        """What to change so that more images have a positive; ``masked`` when neighbours there are, but of other labels."""
+        if masked:
+            labels, most = np.asarray(space.images.labels), len(space.images) - 1
+            if np.unique(labels, return_counts=True)[1].max() == 1:
+                return "This method takes images of one class as positives, but no class has two. Use one without supervision."
+            key = "sampler.gps.k" if self.config.radius is None else "sampler.gps.radius, or set it to null and sampler.gps.k"
+            return (
+                f"This method takes images of the anchor's class as positives, and their balls hold none. Raise {key} to at most "
+                f"{most}, or take a prior that tells the classes apart (with refresh, a later refresh.start)."
+            )
+        if self.config.radius is None:
+            return "The search missed their neighbours; ++search.backend=torch is exact and misses none."
+        distance = "1 - cosine" if space.embeddings.space == "cosine" else "squared"
+        return f"{space.advise(share=self.config.min_share).text('sampler.gps.')} Distances are {distance}, in the prior's space."
 
     def use(self, table: NeighbourTable) -> None:
         """Takes the balls of all images."""
@@ -122,6 +175,11 @@ def choose_positives(table: NeighbourTable, choose: str, *, epoch: int, seed: in
 def ball_sizes(table: NeighbourTable) -> NDArray[np.int64]:
     """Returns the (N,) number of neighbours in each row of the table."""
     return np.asarray((table.indices >= 0).sum(axis=1), dtype=np.int64)
+
+
+def share_with_positive(table: NeighbourTable) -> float:
+    """Returns the share of images whose ball is not empty."""
+    return float((ball_sizes(table) > 0).mean())
 
 
 def keep_same_label(table: NeighbourTable, labels: NDArray[Any]) -> NeighbourTable:

@@ -8,6 +8,30 @@ from omegaconf import OmegaConf
 from programs import Programs
 
 from solo_gps import hookimpl, plugins
+from solo_gps.samplers.gps import Gps
+
+
+class Itself(Gps):
+    """All that GPS does, balls found and positives drawn, only to show the anchor itself."""
+
+    def pairs(self, pairs, epoch):
+        assert (super().pairs(pairs, epoch).positives != pairs.anchors).all()
+        return pairs
+
+
+@pytest.fixture
+def itself():
+    """Makes `sampler: {itself: {}}` known: switched on, with nothing to guide."""
+
+    class Plugin:
+        @hookimpl
+        def register_samplers(self):
+            return {"itself": Itself}
+
+    plugin = Plugin()
+    plugins.plugin_manager().register(plugin)
+    yield
+    plugins.plugin_manager().unregister(plugin)
 
 
 @pytest.fixture

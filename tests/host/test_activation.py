@@ -135,6 +135,19 @@ def load(cfg):
         return HOST.build_train_loader(HOST.complete(cfg))
 
 
+@pytest.mark.parametrize("sampler", [{}, GPS, {"sepp": {}}, {"pnn": {}}, {"pnn": {"space": "prior"}}])
+def test_a_set_without_a_whole_batch_is_refused_before_the_prior_is_built(sampler, recipe, own_cache):
+    method = "simclr" if "pnn" not in sampler or HOST.generation == "1.0.6" else "nnclr"
+    cfg = recipe(method, sampler=sampler, prior=PIXELS, batch_size=32, method_kwargs={"queue_size": 192})
+    cfg.devices = 2
+    with pytest.raises(DataError, match=r"48 images, 24 for each of 2 devices, but optimizer\.batch_size=32.*at most 24\."):
+        load(cfg)
+    assert not own_cache.exists()
+    cfg.optimizer.batch_size = 24
+    if "sepp" not in sampler:  # whose own keys do not fit these images
+        load(cfg)
+
+
 @pytest.mark.parametrize("k", [48, 100])
 def test_k_not_below_the_number_of_images_is_refused(k, recipe):
     with pytest.raises(DataError, match=rf"k={k}.*48"):

@@ -58,6 +58,8 @@ def test_with_and_without_the_switch(digits, tmp_path):
         (["+sampler=gps", "method=mae"], "cannot act on method 'mae'"),
         (["+sampler=gps", "sampler.gps.k=48"], "k=48"),
         (["+refresh=features"], "refresh without a sampler"),
+        (["+sampler=gps", "sampler.gps.radius=1e-9"], "sampler.gps.radius=1e-09: no image has a positive"),
+        (["+sampler=gps", "optimizer.batch_size=49"], "Set optimizer.batch_size to at most 48."),
     ],
 )
 def test_bad_input_ends_the_program_with_one_clear_line(overrides, message, digits, tmp_path):

@@ -89,11 +89,11 @@ def test_the_network_alone_needs_no_prior(recipe, train, own_cache):
 
 
 @pytest.mark.parametrize(("method", "workers"), [("simclr", 0), ("byol", 2)])
-def test_a_refresh_that_changes_no_pair_changes_nothing(method, workers, recipe, train):
+def test_a_refresh_that_changes_no_pair_changes_nothing(method, workers, recipe, train, itself):
     """Random numbers, running statistics, modes and gradients are those of a run without solo-gps."""
     plain = recipe(method, flip=0.5, max_epochs=3)
-    empty = {"sampler": {"gps": {"radius": 1e-12}}, "refresh": {"start": 0, "every": 1, "num_workers": workers}}
-    guided = recipe(method, flip=0.5, max_epochs=3, **empty)
+    nodes = {"sampler": {"itself": {"choose": "uniform"}}, "refresh": {"start": 0, "every": 1, "num_workers": workers}}
+    guided = recipe(method, flip=0.5, max_epochs=3, **nodes)
     plain.data.num_workers = guided.data.num_workers = workers
     stock, refreshed = train(plain, stock=True), train(guided)
     assert refreshed.losses == stock.losses
@@ -115,6 +115,12 @@ def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, 
     with pytest.raises(DataError, match="k=48 neighbours of N=48 images"):
         train(recipe(**nodes | {"sampler": {"gps": {"k": 48}}, "refresh": {"start": 0}}))
     assert not embedded
+
+
+def test_a_refresh_that_leaves_no_positive_is_an_error(recipe, train):
+    nodes = {"sampler": {"gps": {"radius": 1e-12}}, "refresh": {"start": 0, "every": 1}}
+    with pytest.raises(DataError, match=r"the refresh before epoch 0: sampler\.gps\.radius=1e-12: no image .*radius=\S+ fits"):
+        train(recipe(**nodes))
 
 
 def failing(error):

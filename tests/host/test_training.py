@@ -87,14 +87,14 @@ def test_switched_off_equals_stock_to_the_last_bit(method, recipe, train):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_empty_balls_equal_stock_to_the_last_bit(workers, recipe, train):
+def test_anchors_as_positives_equal_stock_to_the_last_bit(workers, recipe, train, itself):
     """Switched on with nothing to guide: no random number is drawn, no image decoded otherwise than by the host."""
     plain, guided = recipe(flip=0.5, max_epochs=2), recipe(flip=0.5, max_epochs=2, prior=PIXELS)
-    guided.sampler = {"gps": {"radius": 1e-12}}
+    guided.sampler = {"itself": {"choose": "uniform"}}
     plain.data.num_workers = guided.data.num_workers = workers
-    stock, empty = train(plain, stock=True), train(guided)
-    assert empty.losses == stock.losses
-    assert same(empty.state(), stock.state())
+    stock, unguided = train(plain, stock=True), train(guided)
+    assert unguided.losses == stock.losses
+    assert same(unguided.state(), stock.state())
 
 
 def test_guided_losses_differ_from_stock(recipe, train):

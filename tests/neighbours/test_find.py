@@ -60,7 +60,7 @@ def test_radius_is_strict_and_pads():
         (LINE, {"k": 1, "search": {"bakend": "torch"}}, ConfigError, ["search.bakend", "Did you mean 'backend'"]),
         (LINE, {"k": 1, "search": {"memory_mib": 1}}, ConfigError, ["memory_mib=1", "16"]),
         (LINE, {"k": 1, "search": {"device": "gpu"}}, ConfigError, ["device", "cuda"]),
-        (LINE, {"radius": 100.0, "search": {"max_ball": 2}}, DataError, ["max_ball=2", "radius of about", "3 images"]),
+        (LINE, {"radius": 100.0, "search": {"max_ball": 2}}, DataError, ["max_ball=2", "radius=9.01 fits", "3 images"]),
     ],
 )
 def test_one_clear_error(array, arguments, error, words):
@@ -69,13 +69,15 @@ def test_one_clear_error(array, arguments, error, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_suggested_radius_fits():
-    array = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
-    with pytest.raises(DataError) as caught:
-        find(points(array), {"max_ball": 20}, radius=1e3)
-    suggested = float(str(caught.value).split("radius of about ")[1].split(",")[0])
-    sizes = (find(points(array), {"max_ball": 399}, radius=suggested).indices >= 0).sum(1)
-    assert 5 < sizes.max() <= 30
+def test_a_stored_ball_above_todays_bound_is_refused_like_a_fresh_one(tmp_path):
+    find(points(LINE, folder=tmp_path), radius=100.0)
+    errors = []
+    for folder in (tmp_path, None):
+        with pytest.raises(DataError, match=r"a ball holds 3 images, more than search\.max_ball=2") as caught:
+            find(points(LINE, folder=folder), {"max_ball": 2}, radius=100.0)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+    assert find(points(LINE, folder=tmp_path), {"max_ball": 3}, radius=100.0).indices.shape == (4, 3)
 
 
 def test_zero_vector_has_no_direction():

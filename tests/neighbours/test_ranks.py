@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
 
@@ -15,6 +17,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch.distributed as dist
+from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
 
@@ -25,6 +28,11 @@ for number, request in enumerate([{"k": 7}, {"radius": 3.0}]):
     for kind, where in (("bare", None), ("stored", folder), ("again", folder)):
         table = find(Embeddings(array=array, fingerprint="f", folder=where, space="euclidean"), {"backend": "torch"}, **request)
         np.save(folder / f"{kind}-{number}-{rank}.npy", np.asarray(table.indices))
+for most in (84, 10):
+    try:
+        find(Embeddings(array=array, fingerprint="f", folder=None, space="euclidean"), {"max_ball": most}, radius=3.0)
+    except DataError as error:
+        (folder / f"error-{most}-{rank}").write_text(str(error))
 dist.destroy_process_group()
 """
 
@@ -41,5 +49,9 @@ def test_two_ranks_equal_one_process(tmp_path):
         for kind in ("bare", "stored", "again"):
             for rank in range(2):
                 assert np.load(tmp_path / f"{kind}-{number}-{rank}.npy").tolist() == alone
+    for most in (84, 10):  # above 84 there is one ball, which rank 0 looks at
+        with pytest.raises(DataError, match=r"radius=\S+ fits") as alone:
+            find(embeddings, {"max_ball": most}, radius=3.0)
+        assert [(tmp_path / f"error-{most}-{rank}").read_text() for rank in range(2)] == [str(alone.value)] * 2
     assert len(list(tmp_path.glob("neighbours-*.json"))) == 2
     assert not list(tmp_path.glob("*.tmp"))

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_sets import ArrayImages
 from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
 
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError
-from solo_gps.interfaces import NeighbourTable, Pairs
-from solo_gps.samplers.gps import Gps, GpsConfig, choose_positives, keep_same_label
+from solo_gps.errors import ConfigError, DataError
+from solo_gps.interfaces import Embeddings, NeighbourTable, Pairs
+from solo_gps.samplers.base import PriorSpace
+from solo_gps.samplers.gps import Gps, GpsConfig, ball_sizes, choose_positives, keep_same_label
 
 # Four images on a line at 0, 1, 3 and 100; the ball of image 3 is empty, image 0 has one neighbour.
 TABLE = NeighbourTable(
@@ -119,6 +124,8 @@ def test_the_yaml_group_lists_every_key_with_its_default():
         ({"k": 0}, r"sampler.gps: k=0 must be at least 1"),
         ({"radius": -1}, r"sampler.gps: radius=-1.0 must be above 0"),
         ({"choose": "farthest"}, r"choose='farthest' is not one of furthest.*Did you mean 'furthest'\?"),
+        ({"min_share": 1.5}, r"sampler.gps: min_share=1.5 must be from 0 to 1"),
+        ({"min_share": float("nan")}, r"min_share=nan must be from 0 to 1"),
         ({"seed": -1}, r"sampler.gps: seed=-1 must be from 0 to 4294967295"),
         (["k"], r"sampler.gps: wanted a group of keys"),
     ],
@@ -126,3 +133,69 @@ def test_the_yaml_group_lists_every_key_with_its_default():
 def test_a_wrong_key_is_one_clear_error(keys, message):
     with pytest.raises(ConfigError, match=message):
         parse(keys, GpsConfig, "sampler.gps")
+
+
+def prepared(caplog, *, labels=None, images=400, search=None, space="euclidean", same_label=False, **keys):
+    """The table of real digits by the sampler, and what it warned of."""
+    digits = load_digits()
+    shown = ArrayImages(digits.images[:images], digits.target[:images] if labels is None else labels)
+    rows = digits.data[:images].astype(np.float32)
+    embeddings = Embeddings(array=rows, fingerprint="f" * 8, folder=None, space=space)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="solo_gps.samplers"):
+        table = Gps(GpsConfig(**keys), seed=0).prepare(PriorSpace.of(shown, embeddings, search), same_label=same_label)
+    return table, caplog.text
+
+
+@pytest.mark.parametrize("space", ["euclidean", "cosine"])
+@pytest.mark.parametrize("min_share", [0.0, 0.5, 0.95])
+def test_balls_that_are_all_empty_are_an_error_whose_radius_works(space, min_share, caplog):
+    with pytest.raises(
+        DataError, match=r"^sampler\.gps\.radius=1e-05: no image has a positive, .*nearest other image is"
+    ) as error:
+        prepared(caplog, radius=1e-5, space=space, min_share=min_share)
+    assert "\n" not in str(error.value)
+    radius = re.search(r"sampler\.gps\.radius=(\S+) fits", str(error.value))[1]
+    table, warned = prepared(caplog, radius=float(radius), space=space, min_share=min_share)
+    assert not warned
+    assert (ball_sizes(table) > 0).mean() >= max(0.5, min_share)
+
+
+def test_few_positives_are_a_warning_whose_radius_works(caplog):
+    nearest = np.sort(prepared(caplog, k=1)[0].distances[:, 0])
+    few = float(nearest[len(nearest) // 5])
+    share = 100 * (nearest < few).mean()
+    _, warned = prepared(caplog, radius=few)
+    assert (
+        f"sampler.gps.radius={few}: {share:.1f} % of the images have a positive, fewer than sampler.gps.min_share=0.5" in warned
+    )
+    radius = re.search(r"sampler\.gps\.radius=(\S+) fits", warned)[1]
+    assert not prepared(caplog, radius=float(radius))[1]
+    assert not prepared(caplog, radius=few, min_share=0.1)[1]
+
+
+def test_what_the_largest_ball_allows_is_said_where_it_is_not_enough(caplog):
+    _, warned = prepared(caplog, radius=150.0, search={"max_ball": 6})
+    radius, share = re.search(r"radius=(\S+) fits: (\S+) % of the images", warned).groups()
+    table, again = prepared(caplog, radius=float(radius), search={"max_ball": 6})
+    assert f"{100 * (ball_sizes(table) > 0).mean():.1f}" == share
+    assert "Larger balls: ++search.max_ball=12, or sampler.gps.k." in again
+    assert not prepared(caplog, k=10, search={"max_ball": 6})[1]
+
+
+def test_balls_without_the_anchors_class_are_said_to_be_that(caplog):
+    two_each, alone = np.arange(400) % 200, np.arange(400)
+    assert (two_each != two_each[prepared(caplog, k=1)[0].indices[:, 0]]).all()
+    with pytest.raises(DataError, match=r"\.k=1: no image has a positive.*anchor's class.*Raise sampler\.gps\.k to at most 399,"):
+        prepared(caplog, k=1, labels=two_each, same_label=True)
+    assert not prepared(caplog, k=399, labels=two_each, same_label=True)[1]
+    with pytest.raises(
+        DataError, match=r"radius=150\.0: .*Raise sampler\.gps\.radius, or set it to null and sampler\.gps\.k to at"
+    ):
+        prepared(caplog, radius=150.0, labels=two_each, same_label=True)
+    with pytest.raises(DataError, match="no class has two"):
+        prepared(caplog, labels=alone, same_label=True)
+    _, warned = prepared(caplog, k=10, labels=two_each, same_label=True)
+    assert "sampler.gps.k=10: " in warned
+    assert "anchor's class" in warned
+    assert not prepared(caplog, k=10, same_label=True)[1]
