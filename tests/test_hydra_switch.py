@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from solo_gps.hydra_switch import FailedJob, asks_for_guidance, overruled
 
+ROOT = Path(__file__).parents[1]
 SHAPED = {"method": "simclr", "backbone": {"name": "resnet18"}, "augmentations": []}
 
 
@@ -71,3 +75,42 @@ def test_interpolations_and_equal_keys_are_not_overruled():
 
 def test_a_failed_job_can_be_sent_back_by_a_launcher():
     assert str(pickle.loads(pickle.dumps(FailedJob("solo-gps: no")))) == "solo-gps: no"
+
+
+TYPOS = [
+    (["+sampler=gps", "sampler.gps.choose=farthest"], "Did you mean 'furthest'?"),
+    (["+sampler.gsp.k=3"], "Did you mean 'gps'?"),
+    (["+sampler.gps.kk=3"], "Did you mean 'k'?"),
+    (["+sampler=gps", "+prior.name=tim"], "Did you mean 'timm'?"),
+    (["+sampler=gps", "+prior=pca", "+prior.dimension=3"], "Did you mean 'dimensions'?"),
+    (["+sampler=gps", "+search.backend=fais"], "Did you mean 'faiss'?"),
+    (["+sampler=gps", "+refresh.evry=3"], "Did you mean 'every'?"),
+    (["+sampler=gps", "method=simlcr"], "Did you mean 'simclr'?"),
+    (["+sampler=gps", "method=mae"], "mae"),
+    (["+sampler=gps", "data.format=dali"], "data.format='dali'"),
+]
+JUDGED = """
+import sys
+from solo_gps.cli import main
+try:
+    main(["pretrain", "--config-name", "simclr_digits", *sys.argv[1:]])
+except SystemExit as ended:
+    print(ended.code)
+print("torch" in sys.modules, "timm" in sys.modules, "solo" in sys.modules)
+"""
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(("arguments", "message"), TYPOS)
+def test_a_misspelt_word_is_judged_before_torch_is_imported(arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGED, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    line, imported = done.stdout.splitlines()
+    assert line.startswith("solo-gps: ")
+    assert message in line
+    assert imported == "False False False"
