@@ -204,6 +204,11 @@ class Activation:
         if self.dataset is None:
             self.receipt.counts["items"] += len(items)
             return items, None
+        if self._fitting is not None and self._announced_epoch is None:
+            raise HostError(
+                "a training step got a batch of another loader than the guided one. Give the trainer the one that solo-learn's "
+                f"{self.host.loader_module.__name__}.prepare_dataloader made while the plugin was switched on."
+            )
         rows = items.cpu()
         self.receipt.add(*self.dataset.rows(rows.numpy()), self.pairing.labels)
         indices = items if self.cfg.method in REMEMBER_ITEMS else self.dataset.anchors[rows].to(items)

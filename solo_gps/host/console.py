@@ -47,7 +47,7 @@ class Console(logging.Handler):
             else:
                 _write(f"{line}\n")
         for handler in list(logging.getLogger().handlers):
-            if record.levelno >= handler.level and not _on_console(handler):
+            if record.levelno >= handler.level and handler not in others and not _on_console(handler):
                 handler.handle(record)
 
     def format(self, record: logging.LogRecord) -> str:

@@ -83,7 +83,7 @@ def main():
         loader = HOST.build_train_loader(full)
         tables = []
         build = on.pairing._build_tables
-        on.pairing._build_tables = lambda space, names: (
+        on.pairing._build_tables = lambda space, names, epoch=0: (
             build(space, names),
             tables.append(np.array(on.pairing.tables["gps"].indices)) if on.pairing.tables else None,
         )

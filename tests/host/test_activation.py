@@ -184,6 +184,18 @@ def test_training_on_a_loader_that_was_never_guided_is_an_error(recipe):
             trainer.fit(model, loader)
 
 
+def test_training_on_another_loader_than_the_guided_one_is_an_error(recipe):
+    plain = HOST.build_train_loader(HOST.complete(recipe()))
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model = HOST.build_method(cfg, HOST.methods["simclr"])
+        HOST.build_train_loader(cfg)
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match="another loader than the guided one"):
+            trainer.fit(model, plain)
+
+
 def test_the_runs_name_says_which_samplers_act(recipe):
     cfg = recipe(sampler=GPS, prior=PIXELS)
     with solo_gps.activate(cfg) as activation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
@@ -168,6 +169,34 @@ def test_a_bug_in_a_job_of_a_sweep_shows_its_traceback_at_once(run, monkeypatch,
     assert run.steps == ["guided"] * 4
     printed = capfd.readouterr().err
     assert printed.index("in sometimes") < printed.index("5 nearest"), "before the next job"
+
+
+def test_a_finished_run_that_is_resumed_is_no_failure(run, tmp_path):
+    keep = (
+        "max_steps=-1",
+        "max_epochs=1",
+        "checkpoint.enabled=True",
+        f"checkpoint.dir={tmp_path}/kept",
+        "auto_resume.enabled=True",
+    )
+    assert run(*keep) == 0
+    assert run.steps == ["guided"] * 3
+    assert run(*keep) == 0
+    assert run.steps == [], "nothing was left to train"
+
+
+def test_a_program_that_swallows_our_error_fails_all_the_same(run, monkeypatch):
+    from solo_gps.host import program
+
+    train = program._pretrain
+
+    def careless(cfg):
+        with contextlib.suppress(BaseException):
+            train(cfg)
+
+    monkeypatch.setattr(program, "_pretrain", careless)
+    broken("method", ValueError("injected"), monkeypatch)
+    assert run() == 1
 
 
 def test_sys_exit_is_success_only_after_a_guided_training(run, monkeypatch):

@@ -48,7 +48,7 @@ def by_hand(batches, drawn, labels):
 
 
 def test_the_receipt_counts_what_the_network_was_shown(kept, train, drawn, digits, tmp_path):
-    run = train(kept(sampler={"gps": {"radius": 6e4, "choose": "uniform", "min_share": 0}}, max_epochs=3))
+    run = train(kept(sampler={"gps": {"radius": 4.0, "choose": "uniform", "min_share": 0}}, max_epochs=3))
     items, share, purity = by_hand(run.batches, drawn, np.array(ImageFolder(digits / "train").targets))
     assert 0.1 < share < 0.95, "some balls are empty, or the test says nothing"
     (receipt,) = receipts(tmp_path / "trained")
