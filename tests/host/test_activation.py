@@ -184,6 +184,7 @@ def test_training_on_a_loader_that_was_never_guided_is_an_error(recipe):
             trainer.fit(model, loader)
 
 
+@pytest.mark.filterwarnings("ignore")  # the hosts warn of today's libraries
 def test_training_on_another_loader_than_the_guided_one_is_an_error(recipe):
     plain = HOST.build_train_loader(HOST.complete(recipe()))
     cfg = recipe(sampler=GPS, prior=PIXELS)
