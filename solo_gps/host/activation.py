@@ -257,6 +257,7 @@ class Activation:
             )
         self._fitting, self._may_raise = trainer, False
         self._late_error = self._resumed_epoch = self._announced_epoch = None
+        self.receipt.begin_training()
         self.pairing.watch(method)
         method.save_hyperparameters({KEY: self.record})
 

@@ -19,16 +19,20 @@ COUNTS = ("items", "guided", "judged", "pure")
 
 
 class Receipt:
-    """Counts the items of all batches, over the whole training, also where it was resumed.
+    """Counts the items of all batches of a training, also of its part before it was resumed.
 
     Attributes:
-        steps: Training steps that a guided method took in this process.
+        steps: Training steps that guided methods took in this process.
         counts: ``items`` seen; those ``guided`` (the positive is another image); of these, those ``judged`` (both classes
             known); and of these, the ``pure`` ones (equal classes).
     """
 
     def __init__(self) -> None:
         self.steps = 0
+        self.begin_training()
+
+    def begin_training(self) -> None:
+        """Starts counting anew."""
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def add(self, anchors: NDArray[np.integer], positives: NDArray[np.integer], labels: NDArray[np.integer] | None) -> None:

@@ -17,7 +17,7 @@ from solo_gps.host.detect import detect_host
 from solo_gps.host.precheck import read_recipe
 from solo_gps.host.record import run_suffix
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore")]  # the hosts warn of today's libraries
 HOST = detect_host()
 PIXELS = {"name": "pixels", "image_size": 8}
 
@@ -71,6 +71,17 @@ def test_a_resumed_runs_receipt_counts_both_parts(kept, train, tmp_path):
     train(cfg)
     (resumed,) = receipts(last)
     assert {**resumed, "run": None} == {**whole, "run": None}
+
+
+def test_a_second_training_of_a_program_has_a_receipt_of_its_own(recipe, tmp_path):
+    cfg = recipe(sampler={"gps": {"k": 3}}, prior=PIXELS, max_epochs=1)
+    with solo_gps.activate(cfg) as activation:
+        cfg = HOST.complete(cfg)
+        loader = HOST.build_train_loader(cfg)
+        for _ in range(2):
+            model = HOST.build_method(cfg, HOST.methods["simclr"])
+            HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False}).fit(model, loader)
+            assert activation.receipt.counts["items"] == 48
 
 
 def test_the_record_stands_wherever_the_host_keeps_its_recipe(kept, train, own_cache, tmp_path):
