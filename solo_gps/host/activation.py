@@ -27,11 +27,10 @@ from solo_gps.host.record import KEY, record_of, run_suffix, table_digest, write
 from solo_gps.host.refresh import Refresh
 from solo_gps.host.trainer_callback import trainer_callback
 from solo_gps.interfaces import Pairs
+from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager
 
 log = logging.getLogger(__name__)
-
-REMEMBER_ITEMS = ("deepclusterv2",)  # their memory has a slot for each item of the loader, not for each image
 
 
 class Activation:
@@ -211,7 +210,7 @@ class Activation:
             )
         rows = items.cpu()
         self.receipt.add(*self.dataset.rows(rows.numpy()), self.pairing.labels)
-        indices = items if self.cfg.method in REMEMBER_ITEMS else self.dataset.anchors[rows].to(items)
+        indices = items if facts_of(self.cfg.method).remembers_items else self.dataset.anchors[rows].to(items)
         labels = self.pairing.labels
         if labels is None:
             return indices, None

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from solo_gps.errors import HostError, UnexpectedError
 from solo_gps.host.images import HostImages
 from solo_gps.interfaces import ImageSet, Pairs
+from solo_gps.methods import facts_of
 
 Pipeline = Callable[[Any], Any]
 
@@ -135,16 +136,12 @@ def _flatten(transform: Any) -> Iterator[Pipeline]:
 
 
 def crops_from_positive(method: str, num_crops: int, num_large_crops: int) -> list[bool]:
-    """Returns, for each crop, whether it shows the positive.
-
-    The second large crop does, in every method: the first must stay with the anchor where a queue is filled from it (nnclr,
-    nnsiam, nnbyol, all4one) or where it is the student's (ressl). W-MSE takes more than two large crops, of which the later are
-    the targets. Small crops stay with the anchor.
+    """Returns, for each crop, whether it shows the positive (:class:`solo_gps.methods.Method`).
 
     Args:
         method: Name of the solo-learn method.
         num_crops: Number of all crops.
         num_large_crops: Number of large crops, which come first.
     """
-    last = num_large_crops if method == "wmse" else min(2, num_large_crops)
+    last = num_large_crops if facts_of(method).positive_crops == "later" else min(2, num_large_crops)
     return [1 <= crop < last for crop in range(num_crops)]

@@ -19,14 +19,13 @@ from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.evaluation.sepp_pictures import draw_exhibits
 from solo_gps.host.refresh import Refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.methods import facts_of
 from solo_gps.neighbours import ranks
 from solo_gps.plugins import plugin_manager
 from solo_gps.prior.snapshot import check_same_images
 from solo_gps.samplers.base import PriorSpace, Sampler
 
 log = logging.getLogger(__name__)
-
-LABEL_MASKED = ("supcon",)
 
 
 class Pairing:
@@ -207,7 +206,7 @@ class Pairing:
     @property
     def _same_label(self) -> bool:
         supervised = bool(OmegaConf.select(self._cfg, "method_kwargs.supervised", default=False))
-        return self._cfg.method in LABEL_MASKED or supervised
+        return facts_of(self._cfg.method).label_mask or supervised
 
     def _build_tables(self, space: PriorSpace, names: Iterable[str], epoch: int = 0) -> None:
         for name in names:

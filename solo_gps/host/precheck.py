@@ -15,6 +15,7 @@ from solo_gps.errors import ConfigError, DataError, RefusedMethodError, UnknownN
 from solo_gps.host.detect import Host, method_names
 from solo_gps.host.devices import rank_count
 from solo_gps.host.refresh_config import RefreshConfig, parse_refresh
+from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.base import SearchConfig
 from solo_gps.neighbours.resolve import parse_search, resolve_search
 from solo_gps.plugins import lookup
@@ -22,7 +23,6 @@ from solo_gps.prior.resolve import parse_prior, resolve_prior
 from solo_gps.samplers.base import Sampler
 
 NEED_A_SAMPLER = ("prior", "search", "refresh")
-NOT_METHODS = ("base", "linear")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
 

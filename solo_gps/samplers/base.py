@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from solo_gps.methods import facts_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -125,7 +127,7 @@ class Sampler:
     @classmethod
     def refusal(cls, method: str) -> str | None:
         """Returns why this sampler cannot act on the solo-learn method of that name, or ``None`` when it can."""
-        return None
+        return (facts_of(method).refusal or None) if cls.pairs_images else None
 
     def check(self, images: int) -> None:
         """Checks the keys against the number of training images, before anything is embedded.

@@ -57,13 +57,6 @@ class Gps(Sampler):
         super().__init__(config, seed=seed if config.seed is None else config.seed)
         self._table: NeighbourTable | None = None
 
-    @classmethod
-    def refusal(cls, method: str) -> str | None:
-        """Refuses the methods whose loss has no positive view."""
-        if method == "mae":
-            return "it reconstructs the pixels of one crop, so there is no positive view to guide"
-        return None
-
     def check(self, images: int) -> None:
         """Refuses more neighbours than there are other images."""
         from solo_gps.neighbours.prepare import check_neighbours

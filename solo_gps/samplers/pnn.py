@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import ConfigError, RefusedMethodError
+from solo_gps.methods import Place, facts_of
 from solo_gps.samplers.base import PriorSpace, Sampler
-from solo_gps.samplers.pnn_methods import OWN_QUEUE_METHODS, PLACES, QUEUE_OF_NEGATIVES, REFUSALS, Place
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings
@@ -90,9 +90,8 @@ class Pnn(Sampler):
     @classmethod
     def refusal(cls, method: str) -> str | None:
         """Refuses the methods whose target is not an embedding, or is known to be right."""
-        if method in REFUSALS:
-            return REFUSALS[method]
-        return None if method in PLACES else f"pNN is known for {', '.join(PLACES)} alone"
+        place = facts_of(method).pnn
+        return None if isinstance(place, Place) else place
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Embeds the training images when neighbours are chosen in the prior space."""
@@ -108,7 +107,9 @@ class Pnn(Sampler):
         """
         from solo_gps.samplers.pnn_wrap import hands_out_embeddings, wrapped_method
 
-        name, place = str(cfg["method"]), PLACES[str(cfg["method"])]
+        name = str(cfg["method"])
+        place = facts_of(name).pnn
+        assert isinstance(place, Place), "refusal() comes first"
         self._check_generation(name, place, hands_out_embeddings(method))
         self._check_method(name, place, cfg)
         return wrapped_method(method, self, place, cfg)
@@ -140,7 +141,7 @@ class Pnn(Sampler):
             raise ConfigError(
                 f"sampler.pnn.ema={config.ema}: {name} has a momentum network of its own (momentum.base_tau); set it to null."
             )
-        if name in OWN_QUEUE_METHODS and config.queue_size is not None:
+        if place.own_queue and config.queue_size is not None:
             raise ConfigError(
                 f"sampler.pnn.queue_size={config.queue_size}: {name} searches its own queue; set method_kwargs.queue_size."
             )
@@ -149,7 +150,7 @@ class Pnn(Sampler):
                 f"sampler.pnn.k={config.k}, space={config.space}: all4one takes the 5 nearest of its own queue by itself; "
                 "set k=1 and space=features."
             )
-        if name in QUEUE_OF_NEGATIVES:
+        if place.repels_queue:
             self._check_negatives(name)
 
     def _check_negatives(self, name: str) -> None:

@@ -16,8 +16,8 @@ from solo_gps.samplers.pnn_prior import PriorRows
 from solo_gps.samplers.pnn_support import NOBODY, Choice, Pool, RowRecord, SupportSet, combine, nearest_rows, similarity
 
 if TYPE_CHECKING:
+    from solo_gps.methods import Place
     from solo_gps.samplers.pnn import Pnn
-    from solo_gps.samplers.pnn_methods import Place
 
 
 @dataclass(kw_only=True)

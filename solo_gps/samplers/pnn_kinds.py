@@ -1,4 +1,4 @@
-"""The kinds of places where pNN acts (see :mod:`solo_gps.samplers.pnn_methods`): how each edits what the loss reads.
+"""The kinds of places where pNN acts (see :mod:`solo_gps.methods`): how each edits what the loss reads.
 
 Each class stands behind :class:`solo_gps.samplers.pnn_wrap.Front` and before the host's class in the method resolution order.
 """
@@ -18,8 +18,8 @@ from solo_gps.samplers.pnn_support import NOBODY, Choice, Pool, RowRecord, Suppo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from solo_gps.methods import Place
     from solo_gps.samplers.pnn import Pnn
-    from solo_gps.samplers.pnn_methods import Place
 
 Outs = dict[str, Any]
 

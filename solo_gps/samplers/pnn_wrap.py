@@ -16,8 +16,8 @@ from solo_gps.samplers.pnn_kinds import KINDS, SPECIAL
 from solo_gps.samplers.pnn_slow import SlowCopy
 
 if TYPE_CHECKING:
+    from solo_gps.methods import Place
     from solo_gps.samplers.pnn import Pnn
-    from solo_gps.samplers.pnn_methods import Place
 
 log = logging.getLogger(__name__)
 

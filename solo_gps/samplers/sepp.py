@@ -15,6 +15,7 @@ from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.encoders.progress import duration
 from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Pairs
+from solo_gps.methods import facts_of
 from solo_gps.prior.store import cache_root
 from solo_gps.samplers import sepp_pairs
 from solo_gps.samplers.base import Exhibit, PriorSpace, Sampler
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MODES = ("append", "replace")
 SELECTIONS = ("window", "random")
-REMEMBERS_ITEMS = ("deepclusterv2",)
 EXHIBIT_ROWS, EXHIBIT_COLUMNS = 24, 6
 
 
@@ -102,16 +102,9 @@ class Sepp(Sampler):
         self.number_of_pairs = 0
         self.purity: float | None = None
 
-    @classmethod
-    def refusal(cls, method: str) -> str | None:
-        """Refuses the methods whose loss has no positive view."""
-        if method == "mae":
-            return "it reconstructs the pixels of one crop, so there is no positive view to pair"
-        return None
-
     def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
         """Refuses the budget where the loss remembers items by number from one epoch to the next."""
-        if self.config.equal_budget and self.config.mode == "append" and cfg["method"] in REMEMBERS_ITEMS:
+        if self.config.equal_budget and self.config.mode == "append" and facts_of(cfg["method"]).remembers_items:
             raise RefusedMethodError(
                 f"sampler.sepp.equal_budget=true cannot act on method {cfg['method']!r}: it keeps a cluster for each item "
                 "of the last epoch, and under a budget other items follow. Set sampler.sepp.equal_budget=false and the same "

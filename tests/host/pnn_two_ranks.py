@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from solo_gps.host.activation import activate
 from solo_gps.host.detect import detect_host
-from solo_gps.samplers.pnn_methods import OWN_QUEUE_METHODS, PLACES
+from solo_gps.methods import facts_of
 
 HOST = detect_host()
 
@@ -59,8 +59,8 @@ def compare(path):
     method = stock.method
     with HOST.switched_on():
         losses, state, _ = train(stock)
-    size = {} if method in OWN_QUEUE_METHODS else {"queue_size": 40}
-    sampler = {"pnn": {"alpha": PLACES[method].neutral_alpha, "beta": 0.0, **size}}
+    size = {} if facts_of(method).pnn.own_queue else {"queue_size": 40}
+    sampler = {"pnn": {"alpha": facts_of(method).pnn.neutral_alpha, "beta": 0.0, **size}}
     with activate(OmegaConf.merge(OmegaConf.load(path), {"sampler": sampler})) as on:
         ours, after, ignored = train(on.cfg)
     equal = ours == losses and all(torch.equal(after[name], state[name]) for name in state)

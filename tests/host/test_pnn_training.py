@@ -22,11 +22,13 @@ from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodErro
 from solo_gps.host.activation import activate
 from solo_gps.host.detect import detect_host
 from solo_gps.host.pretrain import pretrain
+from solo_gps.methods import METHODS as FACTS
+from solo_gps.methods import Place
 from solo_gps.samplers.pnn_engine import Engine
-from solo_gps.samplers.pnn_methods import OWN_QUEUE_METHODS, PLACES
 
 pytestmark = pytest.mark.host
 HOST = detect_host()
+PLACES = {name: facts.pnn for name, facts in FACTS.items() if isinstance(facts.pnn, Place)}
 ON_106 = HOST.generation == "1.0.6"
 only_106 = pytest.mark.skipif(not ON_106, reason="on 1.0.2 pNN acts on the methods that find neighbours by themselves")
 METHODS = sorted(PLACES) if ON_106 else ["nnbyol", "nnclr", "nnsiam"]
@@ -108,7 +110,7 @@ def trained(cfg):
 
 
 def neutral(method, **keys):
-    size = {} if method in OWN_QUEUE_METHODS else {"queue_size": 20}
+    size = {} if PLACES[method].own_queue else {"queue_size": 20}
     return {"pnn": {"alpha": PLACES[method].neutral_alpha, "beta": 0.0, **size, **keys}}
 
 
@@ -215,7 +217,7 @@ def test_and_on_two_ranks(recipe, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_away_from_the_neutral_point_every_method_trains(method, recipe, fit):
-    size = {} if method in OWN_QUEUE_METHODS else {"queue_size": 20}
+    size = {} if PLACES[method].own_queue else {"queue_size": 20}
     kwargs = {"queue_size": 40} if method in ("mocov2plus", "ressl") else {}
     cfg = recipe(method, flip=0.5, max_steps=4, sampler={"pnn": {"exclude_same_image": True, **size}}, method_kwargs=kwargs)
     run = fit(cfg)
@@ -494,7 +496,7 @@ def test_a_method_that_goes_round_its_base_is_an_error(recipe, monkeypatch):
             if ON_106
             else [
                 (m, {}, {}, RefusedMethodError, "install solo-learn 1.0.6")
-                for m in sorted(set(HOST.methods) & set(PLACES) - set(OWN_QUEUE_METHODS))
+                for m in sorted(set(HOST.methods) & {name for name, place in PLACES.items() if not place.own_queue})
             ]
         ),
         ("nnclr", {"alpha": 2}, {}, ConfigError, r"alpha=2\.0 must be from 0 to 1"),

@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError
+from solo_gps.methods import METHODS, Place
 from solo_gps.plugins import registered
 from solo_gps.samplers.pnn import Pnn, PnnConfig
-from solo_gps.samplers.pnn_methods import PLACES, REFUSALS
 
 GROUPS = Path(__file__).parents[2] / "configs" / "sampler"
 
@@ -56,12 +56,11 @@ def test_it_is_registered():
 
 
 def test_methods_without_a_replaceable_positive_are_refused():
-    assert not any(Pnn.refusal(name) for name in PLACES)
+    assert not any(Pnn.refusal(name) for name, facts in METHODS.items() if isinstance(facts.pnn, Place))
     assert "labels" in Pnn.refusal("supcon")
     assert "cluster" in Pnn.refusal("deepclusterv2")
     assert "pixels" in Pnn.refusal("mae")
-    assert "known for" in Pnn.refusal("linear")
-    assert not set(PLACES) & set(REFUSALS)
+    assert "does not know" in Pnn.refusal("linear")
 
 
 def test_the_recipes_seed_is_used_unless_there_is_one_of_its_own():
