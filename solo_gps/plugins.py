@@ -64,6 +64,26 @@ def registered(hook: str) -> dict[str, Any]:
     return merged
 
 
+def wrapped(hook: str, key: str, value: Any, **others: Any) -> Any:
+    """Hands a value through every implementation of a ``wrap_*`` hook: each wraps what the one before it returned.
+
+    In pluggy's order, and with pluggy's promise: an implementation takes those arguments that it names.
+
+    Args:
+        hook: Name of the hook, for example ``"wrap_dataset"``.
+        key: Name of the argument that is handed on, for example ``"dataset"``.
+        value: What is wrapped first.
+        others: The hook's other arguments.
+
+    Returns:
+        What the last implementation returned; of one that returns ``None``, what it was given.
+    """
+    for implementation in reversed(getattr(plugin_manager().hook, hook).get_hookimpls()):
+        arguments = {**others, key: value}
+        value = implementation.function(*(arguments[name] for name in implementation.argnames)) or value
+    return value
+
+
 def lookup(hook: str, kind: str, name: str) -> Any:
     """Returns the object registered under ``name``, or raises :class:`UnknownNameError` with the known names."""
     known = registered(hook)

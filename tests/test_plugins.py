@@ -155,3 +155,25 @@ def test_a_plugins_dataset_reader_is_used(manager):
         host_images(Noise())
     manager.register(Reader())
     assert len(host_images(Noise())) == 2
+
+
+def test_a_wrapping_hook_takes_the_arguments_that_it_names_in_pluggys_order(manager):
+    class Outer:
+        @hookimpl(trylast=True)
+        def wrap_dataset(self, dataset):
+            return ("outer", dataset)
+
+    class Idle:
+        @hookimpl
+        def wrap_dataset(self, cfg):
+            assert cfg == {"method": "simclr"}
+
+    class Inner:
+        @hookimpl(tryfirst=True)
+        def wrap_dataset(self, dataset, cfg):
+            return ("inner", dataset)
+
+    for plugin in (Outer(), Idle(), Inner()):
+        manager.register(plugin)
+    assert plugins.wrapped("wrap_dataset", "dataset", "images", cfg={"method": "simclr"}) == ("outer", ("inner", "images"))
+    assert plugins.wrapped("wrap_method", "method", int, cfg={}) is int, "nobody wraps"

@@ -28,7 +28,7 @@ from solo_gps.host.refresh import Refresh
 from solo_gps.host.trainer_callback import trainer_callback
 from solo_gps.interfaces import Pairs
 from solo_gps.methods import facts_of
-from solo_gps.plugins import plugin_manager
+from solo_gps.plugins import plugin_manager, wrapped
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,7 @@ class Activation:
         cls: Any = self.host.methods[self.cfg.method]
         for sampler in self.samplers.values():
             cls = sampler.wrap_method(cls, self.cfg)
-        cls = guided_method(cls, self)
-        for wrap in plugin_manager().hook.wrap_method.get_hookimpls():
-            cls = wrap.function(method=cls, cfg=self.cfg) or cls
+        cls = wrapped("wrap_method", "method", guided_method(cls, self), cfg=self.cfg)
         return cls
 
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
@@ -93,10 +91,8 @@ class Activation:
             self._record_fingerprints()
             if not self.guides_images:
                 return torch.utils.data.DataLoader(dataset, *args, **kwargs)
-            wrapped: Any = self.dataset
-            for wrap in plugin_manager().hook.wrap_dataset.get_hookimpls():
-                wrapped = wrap.function(dataset=wrapped, cfg=self.cfg) or wrapped
-        return GuidedLoader(wrapped, *args, **kwargs)
+            whole = wrapped("wrap_dataset", "dataset", self.dataset, cfg=self.cfg)
+        return GuidedLoader(whole, *args, **kwargs)
 
     def _guide(self, dataset: Any) -> GuidedDataset:
         images = host_images(dataset)
