@@ -27,7 +27,7 @@ def data_digest(content: Iterable[bytes]) -> str:
 
 
 def describe(encoder: Encoder, data: str) -> dict[str, Any]:
-    """Everything that the embeddings depend on, as JSON values.
+    """Everything that the embeddings depend on, as JSON values; the encoder by its registered name, since code may move.
 
     Args:
         encoder: A loaded encoder.
@@ -35,7 +35,7 @@ def describe(encoder: Encoder, data: str) -> dict[str, Any]:
     """
     return {
         "data": data,
-        "encoder": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
+        "encoder": encoder.config.name,
         "encoder_version": encoder.version,
         "identity": encoder.identity(),
     }

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torchvision
 
-from solo_gps.encoders.pca import PcaEncoder
+from solo_gps.encoders.pca import PcaConfig, PcaEncoder
 from solo_gps.prior import embed
-from solo_gps.prior.fingerprint import data_digest
+from solo_gps.prior.fingerprint import data_digest, describe, fingerprint
 
 
 def print_of(images: Any, **prior: Any) -> str:
@@ -110,3 +110,14 @@ def test_how_the_work_is_done_does_not_matter(digit_images: Any) -> None:
 def test_boundaries_of_entries_count() -> None:
     digests = {data_digest(entries) for entries in ([], [b""], [b"ab"], [b"a", b"b"], [b"", b"ab"], [b"ab", b""])}
     assert len(digests) == 6
+
+
+def test_code_that_moves_keeps_its_caches(digit_images: Any) -> None:
+    class Moved(PcaEncoder):
+        """The same prior in another module, as after a move of the code."""
+
+    here = PcaEncoder(PcaConfig())
+    moved = Moved(PcaConfig())
+    assert fingerprint(describe(here, "images")) == fingerprint(describe(moved, "images"))
+    moved.version = here.version + 1
+    assert fingerprint(describe(here, "images")) != fingerprint(describe(moved, "images"))
