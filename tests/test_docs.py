@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import solo_gps
 from solo_gps import cli
+from solo_gps.host.detect import INSTALL
 from solo_gps.host.recipes import recipe_names
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OUTSIDE = {"main_pretrain.py"}
@@ -81,3 +83,34 @@ def test_every_recipe_composes():
         assert {"method", "backbone", "augmentations", "data", "optimizer", "scheduler"} <= set(cfg)
         guided = compose_recipe(name, ["+sampler=gps"])
         assert guided.sampler.gps.k == 10
+
+
+INSTALL_LINES = (
+    "echo 'setuptools<81' > constraint.txt",
+    'PIP_CONSTRAINT=constraint.txt pip install git+https://github.com/vturrisi/solo-learn "setuptools<81"',
+    "pip install {pins}",
+    "pip install --no-deps solo-learn==1.0.2",
+)
+
+
+def test_the_install_lines_are_one_set():
+    """The Makefile is what runs; README, docs and the error for a missing solo-learn say the same."""
+    makefile = (ROOT / "Makefile").read_text()
+    (pins,) = re.findall(r"^HOST_102 := (.*)$", makefile, re.MULTILINE)
+    assert "--no-deps solo-learn==1.0.2" in makefile
+    for name, text in {
+        "README.md": (ROOT / "README.md").read_text(),
+        "docs/hosts.md": (ROOT / "docs" / "hosts.md").read_text(),
+        "the error": INSTALL,
+    }.items():
+        joined = re.sub(r"\s*\\\n\s*", " ", text)
+        for line in INSTALL_LINES:
+            assert line.format(pins=pins) in joined, f"{name} lacks: {line.format(pins=pins)}"
+
+
+def test_the_citation_names_the_papers_that_the_readme_names():
+    text = (ROOT / "CITATION.cff").read_text()
+    cited = OmegaConf.to_container(OmegaConf.create(text))
+    assert cited["version"] == solo_gps.__version__
+    papers = set(re.findall(r"arxiv.org/abs/(\d+\.\d+)", (ROOT / "README.md").read_text()))
+    assert {paper["url"].removeprefix("https://arxiv.org/abs/") for paper in cited["references"]} == papers

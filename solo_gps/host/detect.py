@@ -22,7 +22,8 @@ INSTALL = """\
     echo 'setuptools<81' > constraint.txt
     PIP_CONSTRAINT=constraint.txt pip install git+https://github.com/vturrisi/solo-learn "setuptools<81"
   solo-learn 1.0.2 (PyPI alone):
-    pip install pytorch-lightning==1.9.5 lightning-bolts==0.7.0 einops scipy "setuptools<81"
+    pip install torch==2.15.0 torchvision==0.29.2 pytorch-lightning==1.9.5 lightning-bolts==0.7.0 timm==1.0.31 einops scipy \\
+      "setuptools<81"
     pip install --no-deps solo-learn==1.0.2"""
 
 
