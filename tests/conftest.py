@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,16 @@ PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4
 def one_thread() -> None:
     # Tiny batches on few cores run many times slower with several threads (OpenMP contention).
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A program that runs in the test's own process sets up our logger; the next test finds it as it was."""
+    logger = logging.getLogger("solo_gps")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
