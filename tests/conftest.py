@@ -33,12 +33,13 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """A program that runs in the test's own process sets up our logger; the next test finds it as it was."""
-    logger = logging.getLogger("solo_gps")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    """A program that runs in the test's own process sets up logging; the next test finds it as it was."""
+    loggers = [logging.getLogger(), logging.getLogger("solo_gps")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
