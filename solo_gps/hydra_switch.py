@@ -42,9 +42,9 @@ class GuidedJob:
     """
 
     def __init__(self, function: Callable[[DictConfig], Any], own: Mapping[str, Any]) -> None:
+        update_wrapper(self, function, updated=())  # a callable object's own attributes are its business, not ours
         self._function = function
         self._own = own
-        update_wrapper(self, function)
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Runs the job, and returns what the function returns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from solo_gps.hydra_switch import FailedJob, asks_for_guidance, overruled
+from solo_gps.hydra_switch import FailedJob, GuidedJob, asks_for_guidance, overruled
 
 ROOT = Path(__file__).parents[1]
 SHAPED = {"method": "simclr", "backbone": {"name": "resnet18"}, "augmentations": []}
@@ -71,6 +72,46 @@ def test_keys_that_a_group_overruled_are_named_with_the_mend():
 def test_interpolations_and_equal_keys_are_not_overruled():
     own = {"sampler": {"gps": {"k": "${size}", "radius": None}}}
     assert overruled(own, OmegaConf.create({"sampler": {"gps": {"k": 3, "radius": None}}}), {}) == []
+
+
+class Audited:
+    """A decorator that is a class, and keeps its function under a name that we use too."""
+
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+        self._function, self._own, self.calls = function, "theirs", []
+
+    def __call__(self, cfg):
+        self.calls.append(cfg)
+        return self._function(cfg)
+
+
+def test_a_class_that_decorates_a_function_is_called_and_keeps_its_own():
+    audited = Audited(lambda cfg: "done")
+    cfg = OmegaConf.create({"x": 1})
+    assert GuidedJob(audited, {})(cfg) == "done"
+    assert audited.calls == [cfg]
+    assert audited._own == "theirs"
+
+
+TWICE = """
+import hydra
+import hydra_plugins.solo_gps_searchpath  # as solo_gps.host.recipes does, before Hydra's own scan
+from solo_gps.hydra_switch import GuidedJob
+asked = []
+GuidedJob.__call__, call = (lambda self, cfg: (asked.append(1), call(self, cfg))[1]), GuidedJob.__call__
+@hydra.main(version_base="1.2", config_path=None)
+def main(cfg):
+    print("asked", len(asked))
+main()
+"""
+
+
+def test_a_job_is_wrapped_once_though_the_plugin_is_imported_twice(tmp_path):
+    (tmp_path / "twice.py").write_text(TWICE)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "twice.py"], capture_output=True, text=True, cwd=tmp_path, env=environ)
+    assert done.stdout.splitlines() == ["asked 1"], done.stdout + done.stderr
 
 
 def test_a_failed_job_can_be_sent_back_by_a_launcher():

@@ -47,8 +47,9 @@ def _guide_jobs(launch: Callable[..., Any]) -> Callable[..., Any]:
     def guided(self: Hydra, config_name: str | None, task_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from solo_gps.hydra_switch import GuidedJob
 
-        job = GuidedJob(task_function, _own_nodes(self, config_name))
-        return launch(self, config_name, job, *args, **kwargs)
+        if not isinstance(task_function, GuidedJob):
+            task_function = GuidedJob(task_function, _own_nodes(self, config_name))
+        return launch(self, config_name, task_function, *args, **kwargs)
 
     return guided
 
