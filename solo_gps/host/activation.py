@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.host.detect import Host, detect_host
-from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive
+from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive, guided_dataset, loaders_of
 from solo_gps.host.images import host_images
 from solo_gps.host.method import guided_method, is_guided
 from solo_gps.host.pairing import Pairing
@@ -26,9 +26,10 @@ from solo_gps.host.receipt import Receipt, receipt_folder, write_receipt
 from solo_gps.host.record import KEY, record_of, run_suffix, table_digest, write_into
 from solo_gps.host.refresh import Refresh
 from solo_gps.host.trainer_callback import trainer_callback
-from solo_gps.interfaces import Pairs
+from solo_gps.interfaces import ImageSet, Pairs
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager, wrapped
+from solo_gps.prior.fingerprint import data_digest
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Activation:
         self._resumed_epoch: int | None = None
         self._announced_epoch: int | None = None
         self._was_finished = False
+        self._resumed_record: Mapping[str, Any] | None = None
 
     @property
     def guides_images(self) -> bool:
@@ -87,7 +89,7 @@ class Activation:
             if self.guides_images:
                 self.dataset = self._guide(dataset)
             elif any(sampler.reads_prior for sampler in self.samplers.values()):
-                self.pairing.prepare(host_images(dataset))
+                self.pairing.prepare(self._images_of(dataset))
             self._record_fingerprints()
             if not self.guides_images:
                 return torch.utils.data.DataLoader(dataset, *args, **kwargs)
@@ -95,13 +97,23 @@ class Activation:
         return GuidedLoader(whole, *args, **kwargs)
 
     def _guide(self, dataset: Any) -> GuidedDataset:
-        images = host_images(dataset)
+        images = self._images_of(dataset)
         pipelines = crop_pipelines(dataset.transform)
         self.pairing.prepare(images, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
         guided = GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
         guided.draw_with(self._start_epoch)
         return guided
+
+    def _images_of(self, dataset: Any) -> ImageSet:
+        """The raw images; of one training set alone, else one would be paired by the other's neighbours."""
+        images, before = host_images(dataset), self.pairing.images
+        if before is not None and data_digest(before.content()) != data_digest(images.content()):
+            raise HostError(
+                f"prepare_dataloader got a second training set ({len(images)} images, after one of {len(before)}): one "
+                "is guided while the plugin is switched on. Switch it on anew for the other: with solo_gps.activate(cfg)."
+            )
+        return images
 
     def _record_fingerprints(self) -> None:
         space = self.pairing.space
@@ -155,6 +167,7 @@ class Activation:
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
         state = checkpoint.get(KEY, {})
+        self._resumed_record = state.get("record")
         self.receipt.counts.update(state.get("counts", {}))
         tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
         if tables is not None:
@@ -178,9 +191,9 @@ class Activation:
             return
         self._recipe = recipe
         write_into(recipe, self.record)
-        if recipe.get("name") and not recipe.name.endswith(self._suffix):
-            with read_write(recipe), open_dict(recipe):
-                recipe.name = f"{recipe.name}{self._suffix}"
+        name = self.cfg.method if recipe.get("name") is None else str(recipe.name)
+        with read_write(recipe), open_dict(recipe):
+            recipe.name = name if name.endswith(self._suffix) else f"{name}{self._suffix}"
 
     def describe(
         self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int
@@ -251,16 +264,50 @@ class Activation:
                 f"{self.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
             )
         self._fitting, self._may_raise = trainer, False
-        self._late_error = self._resumed_epoch = self._announced_epoch = None
+        self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
         self.receipt.begin_training()
         self.pairing.watch(method)
         method.save_hyperparameters({KEY: self.record})
 
     def start_steps(self) -> None:
-        """Raises what went wrong while the first iterator was made."""
+        """Raises what went wrong while the first iterator was made.
+
+        Raises:
+            HostError: The trainer reads another loader than the guided one.
+        """
         self._may_raise = True
         if self._late_error is not None:
             raise self._late_error
+        if self.dataset is not None and not all(map(self._is_guided, loaders_of(self._fitting))):
+            raise HostError(
+                "training was about to start on another loader than the guided one. Give the trainer the one that solo-learn's "
+                f"{self.host.loader_module.__name__}.prepare_dataloader made while the plugin was switched on."
+            )
+
+    def _is_guided(self, loader: Any) -> bool:
+        return isinstance(loader, GuidedLoader) and guided_dataset(loader.dataset) is self.dataset
+
+    def check_step(self, method: Any, *, described: bool) -> None:
+        """Looks at each training step: hooks that a subclass or a program leaves out would train plainly.
+
+        Args:
+            method: The guided method.
+            described: Its batch went through :meth:`describe`.
+
+        Raises:
+            HostError: A trainer steps without our callback, or with a batch that nobody told the images of.
+        """
+        if getattr(method, "_trainer", None) is not None and self._fitting is None:
+            raise HostError(
+                f"{type(method).__name__} trains without the callback that guides it. A subclass that overrides "
+                "configure_callbacks must return [*super().configure_callbacks(), ...]."
+            )
+        if self.guides_images and not described:
+            raise HostError(
+                f"a step of {type(method).__name__} got a batch that never went through its on_after_batch_transfer, which tells "
+                "the image that each crop shows. Train by Trainer.fit(method, loader); a subclass that overrides that hook must "
+                "call super()."
+            )
 
     def start_epoch(self) -> None:
         """The trainer's own count of epochs is right from now on."""
@@ -297,7 +344,10 @@ class Activation:
     def end_fit(self) -> None:
         """The trainer is done, or has failed."""
         if self._fitting is not None:
-            self._was_finished = self.receipt.steps == 0 < int(self._fitting.global_step)
+            resumed_its_like = self._resumed_record is not None and all(
+                self._resumed_record.get(key) == self.record[key] for key in ("samplers", "refresh", "embeddings")
+            )
+            self._was_finished = resumed_its_like and self.receipt.steps == 0 < int(self._fitting.global_step)
         self._fitting, self._may_raise, self._late_error = None, True, None
 
     def check_trained(self) -> None:
@@ -308,8 +358,8 @@ class Activation:
         """
         if self.samplers and not self.receipt.steps and not self._was_finished:
             raise HostError(
-                f"the job is over, and {'+'.join(self.samplers)} never guided a training step: the program trained nothing, or "
-                "something else than a method that it took from solo-learn's METHODS. Nothing it left behind is guided."
+                f"the job is over, and {'+'.join(self.samplers)} never guided a training step: the program trained nothing, "
+                "resumed a finished run that was not guided so, or trained something else than a method of solo-learn's METHODS."
             )
 
 

@@ -112,6 +112,15 @@ def guided_dataset(dataset: Any) -> GuidedDataset:
     return dataset
 
 
+def loaders_of(trainer: Any) -> list[Any]:
+    """Returns the loaders that a Lightning trainer of either generation trains on."""
+    loaders = trainer.train_dataloader
+    loaders = getattr(loaders, "loaders", loaders)  # 1.9 keeps them in a CombinedLoader
+    if isinstance(loaders, dict):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
 def crop_pipelines(transform: Any) -> list[Pipeline]:
     """Returns one transform a crop, in the order of the host's crops.
 

@@ -57,6 +57,7 @@ class _Guided:
             self._activation.pairing.watch(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
+        self._described = False
         self._crops_seen = {"online": 0, "momentum": 0}
         if getattr(self, "knn_eval", False):
             self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
@@ -80,12 +81,17 @@ class _Guided:
         with our_part("telling which image each crop shows"):
             indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
             self._crop_images = self._activation.images_shown(items, num_crops=len(crops))
+        self._described = True
         return [indices, crops, targets]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with our_part("starting a step"):
+            self._activation.check_step(self, described=self._described)
+        self._described = False
         self._crops_seen = {"online": 0, "momentum": 0}
         out = super().training_step(batch, batch_idx)  # type: ignore[misc]
-        self._activation.receipt.steps += 1
+        if getattr(self, "_trainer", None) is None:  # else our callback counts, whatever step a subclass has
+            self._activation.receipt.steps += 1
         return out
 
     def _targets_of_next_crop(self, branch: str, targets: torch.Tensor) -> torch.Tensor:

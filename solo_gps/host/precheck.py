@@ -120,9 +120,19 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         DataError: The training folder is missing or empty.
     """
     check_method(recipe, list(host.methods), samplers)
+    _check_strategy(recipe, samplers)
     resolve_prior(node_of(recipe, "prior"))
     resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
+
+
+def _check_strategy(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> None:
+    strategy = str(node_of(recipe, "strategy"))
+    if samplers and any(word in strategy for word in ("fork", "spawn", "notebook")):
+        raise ConfigError(
+            f"strategy={strategy!r} trains in copies of this process, where what solo-gps counts and switches off is lost. Use "
+            "strategy=ddp."
+        )
 
 
 def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str, Sampler]) -> None:

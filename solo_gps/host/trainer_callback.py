@@ -37,6 +37,9 @@ class _GuidedPositives:
         with our_part("starting an epoch"):
             self._activation.start_epoch()
 
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._activation.receipt.steps += 1
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
         with our_part("measuring the pairs of an epoch"):

@@ -197,6 +197,65 @@ def test_training_on_another_loader_than_the_guided_one_is_an_error(recipe):
             trainer.fit(model, plain)
 
 
+def refused(recipe, make, loader, message):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model, guided = HOST.build_method(cfg, make(HOST.methods["simclr"])), HOST.build_train_loader(cfg)
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match=message):
+            trainer.fit(model, guided if loader is None else loader)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("plain_loader", [False, True])
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (("configure_callbacks", lambda self: []), "without the callback that guides it"),
+        (("on_after_batch_transfer", lambda self, batch, dataloader_idx: batch), "another loader|never went through"),
+    ],
+)
+def test_a_subclass_that_leaves_our_hooks_out_is_an_error(hook, message, plain_loader, recipe):
+    loader = HOST.build_train_loader(HOST.complete(recipe())) if plain_loader else None
+    refused(recipe, lambda cls: type("Mine", (cls,), dict([hook])), loader, message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_by_hand_is_an_error(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model, loader = HOST.build_method(cfg, HOST.methods["simclr"]), HOST.build_train_loader(cfg)
+        with pytest.raises(HostError, match="never went through its on_after_batch_transfer"):
+            model.training_step(next(iter(loader)), 0)
+
+
+def test_a_second_training_set_is_an_error_and_the_same_one_is_none(recipe, tmp_path, digits):
+    (tmp_path / "other").symlink_to(digits / "val")
+    cfg, other = recipe(sampler=GPS, prior=PIXELS), recipe(data={"train_path": str(tmp_path / "other")})
+    with solo_gps.activate(cfg):
+        HOST.build_train_loader(HOST.complete(cfg))
+        HOST.build_train_loader(HOST.complete(recipe()))
+        with pytest.raises(HostError, match="second training set"):
+            HOST.build_train_loader(HOST.complete(other))
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook_find_unused_parameters_false"])
+def test_strategies_that_train_in_copies_are_refused(strategy, recipe):
+    with pytest.raises(ConfigError, match="Use strategy=ddp"), solo_gps.activate(recipe(sampler=GPS, strategy=strategy)):
+        pass
+
+
+@pytest.mark.parametrize(("name", "tagged"), [(None, "simclr-gps_k=3-pixels"), (2024, "2024-gps_k=3-pixels")])
+def test_any_name_is_tagged(name, tagged, recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    cfg.name = name
+    with solo_gps.activate(cfg) as activation:
+        activation.record_in(cfg)
+    assert cfg.name == tagged
+
+
 def test_the_runs_name_says_which_samplers_act(recipe):
     cfg = recipe(sampler=GPS, prior=PIXELS)
     with solo_gps.activate(cfg) as activation:

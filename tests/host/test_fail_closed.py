@@ -185,6 +185,23 @@ def test_a_finished_run_that_is_resumed_is_no_failure(run, tmp_path):
     assert run.steps == [], "nothing was left to train"
 
 
+def test_a_finished_run_of_another_kind_that_is_resumed_is_a_failure(run, write_recipe, tmp_path):
+    """Else a checkpoint trained plainly, or by other keys, would pass for this run's."""
+    keep = ("max_steps=-1", "max_epochs=1", "checkpoint.enabled=True", "+resume_from_checkpoint=null")
+    write_recipe({})
+    assert run(*keep, f"checkpoint.dir={tmp_path}/plain") == 0
+    assert run.steps == ["plain"] * 3
+    (plain,) = (tmp_path / "plain").rglob("*.ckpt")
+    write_recipe(GUIDED)
+    again = (*keep, f"checkpoint.dir={tmp_path}/again")
+    assert run(*again, f'resume_from_checkpoint="{plain}"') == 1
+    assert run(*keep, f"checkpoint.dir={tmp_path}/guided") == 0
+    (guided,) = (tmp_path / "guided").rglob("*.ckpt")
+    assert run(*again, f'resume_from_checkpoint="{guided}"', "sampler.gps.k=4") == 1
+    assert run(*again, f'resume_from_checkpoint="{guided}"') == 0
+    assert run.steps == []
+
+
 def test_a_program_that_swallows_our_error_fails_all_the_same(run, monkeypatch):
     from solo_gps.host import program
 
