@@ -129,7 +129,7 @@ def check(array: np.ndarray, indices: np.ndarray) -> dict[str, object]:
 def suite(images: int, columns: int, memory_mib: int) -> dict[str, object]:
     import torch
 
-    from solo_gps.neighbours.device import find_faiss
+    from solo_gps.neighbours.backends.faiss_here import find_faiss
 
     array = embeddings(images, columns)
     ours(array[:5000], "torch", memory_mib)

@@ -59,7 +59,7 @@ def ours(backend: str) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def torch_float32(array: np.ndarray, k: int) -> np.ndarray:
-    from solo_gps.neighbours import torch_exact
+    from solo_gps.neighbours.backends import torch_exact
 
     torch_exact.bfloat16_pays = lambda *_: False
     return ours("torch")(array, k)

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from solo_gps.host.guided import GuidedDataset, GuidedLoader, crop_pipelines
-from solo_gps.host.images import HostImages, host_images
+from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines
+from solo_gps.hosts.images import HostImages, host_images
 from solo_gps.interfaces import Pairs
 
 

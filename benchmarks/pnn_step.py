@@ -21,8 +21,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from solo_gps.host.activation import activate
-from solo_gps.host.detect import detect_host
+from solo_gps.guide.run import activate
+from solo_gps.hosts.detect import detect_host
 
 HOST = detect_host()
 

@@ -4,7 +4,7 @@
 
 Wants CIFAR-10 as class folders (train/<class>/*.jpg, test/<class>/*.jpg). Writes table.md, curve.csv and curve.png after every
 run, so that an interrupted table keeps what it has. NNCLR is pNN at its neutral point (alpha = beta = 0), which equals stock
-NNCLR to the last bit (tests/host/test_pnn_training.py) and so has the same measures logged.
+NNCLR to the last bit (tests/samplers/pnn/test_training.py) and so has the same measures logged.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from solo_gps.commands.pretrain import pretrain
 from solo_gps.evaluation.features import folder_features
 from solo_gps.evaluation.metrics import knn_accuracy
-from solo_gps.host.pretrain import pretrain
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 METHOD_KWARGS: dict[str, dict] = {

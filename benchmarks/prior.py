@@ -81,8 +81,8 @@ def bare_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
     """Wall and CPU seconds of a plain loop over batches that lie ready on the device: no reading, decoding, copying, writing."""
     import torch
 
-    from solo_gps.prior import resolve_prior
-    from solo_gps.prior.resolve import device_of
+    from solo_gps.embeddings import resolve_prior
+    from solo_gps.embeddings.resolve import device_of
 
     encoder = resolve_prior(prior, len(images))
     encoder.load(device_of("auto"))
@@ -104,7 +104,7 @@ def cached_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
     """Wall seconds of a build (files read, decoded, embedded, checked, hashed, written), and CPU seconds of its main thread."""
     from unittest.mock import patch
 
-    from solo_gps.prior import build, embed
+    from solo_gps.embeddings import build, embed
 
     spent = []
     embed_blocks = build._embed_blocks
@@ -170,7 +170,7 @@ def label_purity(embeddings: Any, labels: np.ndarray, space: str, k: int = 10) -
 
 
 def purity(options: argparse.Namespace) -> None:
-    from solo_gps.prior import embed
+    from solo_gps.embeddings import embed
 
     print(f"label purity of the 10 nearest neighbours, {device_name()}")
     print(

@@ -17,9 +17,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from solo_gps.host.activation import activate
-from solo_gps.host.pretrain import pretrain
-from solo_gps.host.recipes import compose_recipe
+from solo_gps.commands.pretrain import pretrain
+from solo_gps.commands.recipes import compose_recipe
+from solo_gps.guide.run import activate
 
 
 def subset(source: Path, target: Path, count: int) -> None:

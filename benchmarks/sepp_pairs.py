@@ -76,21 +76,21 @@ def points(images: int, columns: int):  # type: ignore[no-untyped-def]
 
 
 def products(array, options: argparse.Namespace) -> str:  # type: ignore[no-untyped-def]
-    from solo_gps.neighbours.cosine_window import UnitRows
+    from solo_gps.samplers.sepp.cosines import UnitRows
 
     return f"{sum(1 for _ in UnitRows(array, memory_mib=options.memory_mib).tiles())} tiles"
 
 
 def search(array, options: argparse.Namespace) -> str:  # type: ignore[no-untyped-def]
-    from solo_gps.neighbours.cosine_window import UnitRows, find_cosine_pairs
+    from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs
 
     found = find_cosine_pairs(UnitRows(array, memory_mib=options.memory_mib), 0.96, 0.99)
     return f"{len(found.first):,} pairs, {found.above:,} above"
 
 
 def sweep(array, options: argparse.Namespace) -> str:  # type: ignore[no-untyped-def]
-    from solo_gps.evaluation.sepp_sweep import sweep_thresholds
-    from solo_gps.neighbours.cosine_window import UnitRows, sample_cosines
+    from solo_gps.samplers.sepp.cosines import UnitRows, sample_cosines
+    from solo_gps.samplers.sepp.sweep import sweep_thresholds
 
     result = sweep_thresholds(UnitRows(array, memory_mib=options.memory_mib), sample_cosines(array), None)
     return f"{len(result.thresholds)} thresholds"

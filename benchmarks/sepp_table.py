@@ -91,10 +91,10 @@ def kept_run(options: argparse.Namespace, method: str, arm: str, seed: int, trai
 
 
 def run(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path, test: Path) -> dict:
+    from solo_gps.commands.pretrain import pretrain
     from solo_gps.evaluation.features import folder_features
     from solo_gps.evaluation.metrics import knn_accuracy
-    from solo_gps.host.activation import activate
-    from solo_gps.host.pretrain import pretrain
+    from solo_gps.guide.run import activate
 
     started, cpu = time.perf_counter(), time.process_time()
     cfg = recipe(options, method, arm, seed, train)

@@ -12,11 +12,11 @@ __all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
 
 if TYPE_CHECKING:
     from solo_gps.errors import SoloGpsError
+    from solo_gps.guide.run import activate
     from solo_gps.hookspecs import hookimpl
-    from solo_gps.host.activation import activate
 
 _LAZY = {
-    "activate": "solo_gps.host.activation",
+    "activate": "solo_gps.guide.run",
     "hookimpl": "solo_gps.hookspecs",
     "SoloGpsError": "solo_gps.errors",
 }

@@ -38,7 +38,7 @@ def register_encoders() -> Mapping[str, type]:
     """Adds prior encoders.
 
     Returns:
-        Name, as typed in ``+prior=<name>``, to a class derived from :class:`solo_gps.encoders.base.Encoder` (the class, not an
+        Name, as typed in ``+prior=<name>``, to a class derived from :class:`solo_gps.priors.base.Encoder` (the class, not an
         instance).
     """
     raise NotImplementedError
@@ -49,8 +49,8 @@ def register_search_backends() -> Mapping[str, type]:
     """Adds neighbour search backends.
 
     Returns:
-        Name, as typed in ``search.backend=<name>``, to a class derived from :class:`solo_gps.neighbours.base.SearchBackend` (the
-        class, not an instance).
+        Name, as typed in ``search.backend=<name>``, to a class derived from
+        :class:`solo_gps.neighbours.backend.SearchBackend` (the class, not an instance).
     """
     raise NotImplementedError
 

@@ -58,15 +58,15 @@ class GuidedJob:
             _end_by_bug(error)
 
     def _guided(self, cfg: DictConfig) -> Any:
-        from solo_gps.host.console import show_progress_lines
-        from solo_gps.host.precheck import read_recipe
+        from solo_gps.guide.check import read_recipe
+        from solo_gps.runtime.console import show_progress_lines
 
         with our_part("reading the recipe"):
             show_progress_lines()
             read_recipe(cfg)  # before torch is imported: a misspelt word costs a second
             for line in overruled(self._own, cfg, _typed()):
                 log.warning(line)
-        from solo_gps.host.activation import activate
+        from solo_gps.guide.run import activate
 
         with _loader_workers(), activate(cfg, program=self._function) as activation:
             try:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 
@@ -75,3 +76,20 @@ class Pairs:
 
     anchors: np.ndarray
     positives: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """Images that a sampler found worth looking at; the host draws them.
+
+    Attributes:
+        path: PNG file to write.
+        title: Line above the rows.
+        anchors: (R,) int32 images, one a row.
+        positives: (R, P) int32 images beside them, -1 for none.
+    """
+
+    path: Path
+    title: str
+    anchors: NDArray[np.int32]
+    positives: NDArray[np.int32]

@@ -15,7 +15,7 @@ from solo_gps.errors import ConfigError, UnknownNameError
 ENTRY_POINT_GROUP = "solo_gps"
 BUILTIN_PLUGINS = (
     "solo_gps.samplers",
-    "solo_gps.encoders",
+    "solo_gps.priors",
     "solo_gps.neighbours",
 )
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real digits as an image folder, small recipes, and a cache of the test's own."""
+"""Fixtures for all tests: real digits as an image folder, small recipes, a cache of the test's own, and what watches training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 with warnings.catch_warnings():
@@ -20,6 +21,10 @@ import torch
 from image_sets import ArrayImages, FolderImages, digits_pixels
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from programs import Programs
+
+from solo_gps import hookimpl, plugins
+from solo_gps.samplers.gps import Gps
 
 DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4
@@ -184,10 +189,10 @@ class Record:
 
 @pytest.fixture
 def train() -> Callable[..., Record]:
-    """Trains a recipe with the installed solo-learn, through `solo_gps.host.pretrain`, and records every step."""
-    from solo_gps.host.activation import activate
-    from solo_gps.host.detect import detect_host
-    from solo_gps.host.pretrain import pretrain
+    """Trains a recipe with the installed solo-learn, through `solo_gps.commands.pretrain`, and records every step."""
+    from solo_gps.commands.pretrain import pretrain
+    from solo_gps.guide.run import activate
+    from solo_gps.hosts.detect import detect_host
 
     def run(cfg: DictConfig, *, stock: bool = False) -> Record:
         host, record = detect_host(), Record()
@@ -233,3 +238,67 @@ def _stock_run(host: object, cfg: DictConfig) -> torch.nn.Module:
     trainer = host.lightning.Trainer(**{**host.trainer_kwargs(cfg), "callbacks": [], "logger": False})
     trainer.fit(model, loader, val_loader)
     return model
+
+
+class Itself(Gps):
+    """All that GPS does, balls found and positives drawn, only to show the anchor itself."""
+
+    def pairs(self, pairs, epoch):
+        assert (super().pairs(pairs, epoch).positives != pairs.anchors).all()
+        return pairs
+
+
+@pytest.fixture
+def itself():
+    """Makes `sampler: {itself: {}}` known: switched on, with nothing to guide."""
+
+    class Plugin:
+        @hookimpl
+        def register_samplers(self):
+            return {"itself": Itself}
+
+    plugin = Plugin()
+    plugins.plugin_manager().register(plugin)
+    yield
+    plugins.plugin_manager().unregister(plugin)
+
+
+@pytest.fixture
+def drawn():
+    """Epoch to positives, as announced."""
+    seen = {}
+
+    class Watcher:
+        @hookimpl
+        def on_epoch_pairs(self, epoch, pairs):
+            seen[epoch] = np.array(pairs.positives)
+
+    watcher = Watcher()
+    plugins.plugin_manager().register(watcher)
+    yield seen
+    plugins.plugin_manager().unregister(watcher)
+
+
+@pytest.fixture
+def tables():
+    """Tables as they were built, the prior's and the refreshed ones."""
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def on_table_built(self, sampler, table, labels):
+            seen.append((sampler, np.array(table.indices), labels))
+
+    watcher = Watcher()
+    plugins.plugin_manager().register(watcher)
+    yield seen
+    plugins.plugin_manager().unregister(watcher)
+
+
+@pytest.fixture
+def programs(tmp_path, digits, recipe):
+    """Programs in processes of their own, on the digits, with a recipe of two steps."""
+    cfg = recipe("nnclr", max_steps=2, batch_size=16, performance={"disable_channel_last": True})
+    cfg.checkpoint.dir = str(tmp_path / "trained")
+    text = f"{OmegaConf.to_yaml(cfg)}hydra:\n  run: {{dir: {tmp_path}/run}}\n  sweep: {{dir: {tmp_path}/sweep}}\n"
+    return Programs(tmp_path, digits / "train", text)

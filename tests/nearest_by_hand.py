@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
-from solo_gps.host.detect import detect_host
+from solo_gps.hosts.detect import detect_host
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

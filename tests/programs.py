@@ -25,7 +25,7 @@ from solo.methods import METHODS
 
 @hydra.main(version_base="1.2", config_path=None)
 def main(cfg):
-    from solo_gps.host.detect import detect_host
+    from solo_gps.hosts.detect import detect_host
     OmegaConf.set_struct(cfg, False)
     host = detect_host()
     cfg = host.complete(cfg)
@@ -71,7 +71,7 @@ class Programs:
     def command(self, program: str, *arguments: str, config: str = "recipe", folder: str = "conf") -> list[str]:
         where = ["--config-path", str(self.folder / folder), "--config-name", config]
         if program == "pretrain":
-            script = [sys.executable, "-m", "solo_gps.cli", "pretrain"]
+            script = [sys.executable, "-m", "solo_gps", "pretrain"]
         else:
             script = [sys.executable, "main_pretrain.py" if CHECKOUT else "program.py"]
         flags = [argument for argument in arguments if argument.startswith("--")]
@@ -123,8 +123,8 @@ def check_guided(steps: list[dict[str, np.ndarray]], samplers: str, images: Path
     others = 0
     for step in steps:
         modules, items = step["modules"].tolist(), step["items"]
-        assert ("solo_gps.host.method" in modules) == (samplers != "none")
-        assert ("solo_gps.samplers.pnn_wrap" in modules) == ("pnn" in samplers)
+        assert ("solo_gps.guide.method" in modules) == (samplers != "none")
+        assert ("solo_gps.samplers.pnn.wrap" in modules) == ("pnn" in samplers)
         first, second = shown(step["first"], images), shown(step["second"], images)
         assert (first == items).all()
         others += int((second != first).sum())

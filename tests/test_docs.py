@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import solo_gps
-from solo_gps import cli
-from solo_gps.host.detect import INSTALL
-from solo_gps.host.recipes import recipe_names
+from solo_gps.commands import cli
+from solo_gps.commands.recipes import recipe_names
+from solo_gps.hosts.detect import INSTALL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,7 +76,7 @@ def test_the_readme_marks_its_two_commands():
 
 
 def test_every_recipe_composes():
-    from solo_gps.host.recipes import compose_recipe
+    from solo_gps.commands.recipes import compose_recipe
 
     for name in recipe_names():
         cfg = compose_recipe(name)

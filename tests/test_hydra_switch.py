@@ -96,7 +96,7 @@ def test_a_class_that_decorates_a_function_is_called_and_keeps_its_own():
 
 TWICE = """
 import hydra
-import hydra_plugins.solo_gps_searchpath  # as solo_gps.host.recipes does, before Hydra's own scan
+import hydra_plugins.solo_gps_searchpath  # as solo_gps.commands.recipes does, before Hydra's own scan
 from solo_gps.hydra_switch import GuidedJob
 asked = []
 GuidedJob.__call__, call = (lambda self, cfg: (asked.append(1), call(self, cfg))[1]), GuidedJob.__call__
@@ -132,7 +132,7 @@ TYPOS = [
 ]
 JUDGED = """
 import sys
-from solo_gps.cli import main
+from solo_gps.commands.cli import main
 try:
     main(["pretrain", "--config-name", "simclr_digits", *sys.argv[1:]])
 except SystemExit as ended:

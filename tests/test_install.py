@@ -80,7 +80,7 @@ def test_the_groups_and_the_command_are_found(installed):
         listed = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
         assert listed <= set(report["groups"][group])
     assert {"gps", "none", "mirror"} <= set(report["groups"]["sampler"])
-    assert report["scripts"] == ["solo_gps.cli:main"]
+    assert report["scripts"] == ["solo_gps.commands.cli:main"]
 
 
 def test_no_test_or_config_folder_lands_beside_other_packages(installed):
@@ -104,7 +104,7 @@ def test_a_third_party_sampler_works_by_its_name(installed, digits, tmp_path):
     environ = {**os.environ, "PYTHONPATH": "", "MIRROR_LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     overrides = [f"data.train_path={digits / 'train'}", "max_epochs=2", "optimizer.batch_size=16", "data.num_workers=0"]
     overrides += ["+prior=pixels"]  # it starts from a config file outside the groups, which must have been installed too
-    program = "from solo_gps.cli import main; raise SystemExit(main())"
+    program = "from solo_gps.commands.cli import main; raise SystemExit(main())"
     arguments = ["pretrain", "--config-name", "simclr_digits", *overrides, "accelerator=cpu"]
     run(python, "-c", program, *arguments, "+sampler=mirror", "sampler.mirror.every=2", env=environ, cwd=tmp_path)
     n = len(list((digits / "train").glob("*/*.png")))

@@ -125,7 +125,7 @@ def test_a_plugins_dataset_reader_is_used(manager):
     from PIL import Image
 
     from solo_gps.errors import DataError
-    from solo_gps.host.images import host_images
+    from solo_gps.hosts.images import host_images
 
     class Noise:
         def __len__(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from solo_gps.interfaces import ImageSet
+from solo_gps.interfaces import Exhibit, ImageSet
+from solo_gps.runtime.files import whole_file
+
+log = logging.getLogger(__name__)
 
 TILE = 64
 MARGIN = 6
@@ -49,11 +52,27 @@ def gallery(
         for column, positive in enumerate(positives[row]):
             if positive >= 0:
                 _tile(sheet, draw, images, int(positive), (column + 1, row), _frame(images, anchor, positive))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        sheet.save(unfinished, format="PNG")
     return path
+
+
+def draw_exhibits(exhibits: Sequence[Exhibit], images: ImageSet) -> list[Path]:
+    """Writes each exhibit as a PNG (see :func:`gallery`) and logs its path.
+
+    Args:
+        exhibits: What a sampler found worth looking at.
+        images: The N raw images.
+
+    Returns:
+        The paths, absolute.
+    """
+    paths = []
+    for exhibit in exhibits:
+        path = gallery(images, exhibit.anchors.tolist(), exhibit.positives, exhibit.path.absolute(), title=exhibit.title)
+        log.info("picture: %s (%s)", path, exhibit.title)
+        paths.append(path)
+    return paths
 
 
 def _tile(

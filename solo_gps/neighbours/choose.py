@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from solo_gps.neighbours.base import SearchBackend, SearchConfig
-from solo_gps.neighbours.device import find_faiss, pick_device
+from solo_gps.neighbours.backend import SearchBackend, SearchConfig
+from solo_gps.neighbours.backends.faiss_here import find_faiss, pick_device
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 import numpy as np
 
-from solo_gps.neighbours import ranks
-from solo_gps.neighbours.base import SearchBackend
-from solo_gps.neighbours.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.rerank import unpack_key
-from solo_gps.neighbours.workspace import Workspace
+from solo_gps.neighbours.backend import SearchBackend
+from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
+from solo_gps.neighbours.exact.rerank import unpack_key
+from solo_gps.neighbours.exact.workspace import Workspace
+from solo_gps.runtime import sharing as ranks
 
 NEIGHBOURS = 10  # in the ball of the median image: the default k
 GOOD_SHARE = 0.5

@@ -7,8 +7,8 @@ from typing import Any
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, UnknownNameError
-from solo_gps.neighbours.base import SearchConfig
-from solo_gps.neighbours.device import pick_device
+from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.backends.faiss_here import pick_device
 from solo_gps.plugins import registered
 
 

@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from solo_gps.encoders.precision import true_float32
-from solo_gps.encoders.progress import duration
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
-from solo_gps.neighbours import ranks, stored
-from solo_gps.neighbours.ball import ball_table
-from solo_gps.neighbours.base import SearchBackend
+from solo_gps.neighbours import tables as stored
+from solo_gps.neighbours.backend import SearchBackend
 from solo_gps.neighbours.choose import choose_backend
-from solo_gps.neighbours.duplicates import duplicate_report
+from solo_gps.neighbours.exact.ball import ball_table
+from solo_gps.neighbours.exact.duplicates import duplicate_report
+from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
+from solo_gps.neighbours.exact.prepare import Points, check_neighbours, prepare
+from solo_gps.neighbours.exact.recall import reach_recall
+from solo_gps.neighbours.exact.workspace import Workspace, open_workspace
 from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
-from solo_gps.neighbours.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.prepare import Points, check_neighbours, prepare
-from solo_gps.neighbours.recall import reach_recall
 from solo_gps.neighbours.resolve import resolve_search
-from solo_gps.neighbours.workspace import Workspace, open_workspace
+from solo_gps.runtime import sharing as ranks
+from solo_gps.runtime.determinism import true_float32
+from solo_gps.runtime.progress import duration
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
     if radius is not None and not backend.exact:
         raise ConfigError(
             f"search.backend={backend.config.backend}: radius search is exact only. Use search.backend=auto, or k neighbours and "
-            "solo_gps.neighbours.radii.cut_table to cut them at the radius."
+            "solo_gps.neighbours.filters.radii.cut_table to cut them at the radius."
         )
     request = stored.Request(
         images=len(embeddings.array),

@@ -9,7 +9,7 @@ from solo_gps.hookspecs import hookimpl
 def register_samplers() -> dict[str, type]:
     """Registers the built-in samplers."""
     from solo_gps.samplers.gps import Gps
-    from solo_gps.samplers.pnn import Pnn
-    from solo_gps.samplers.sepp import Sepp
+    from solo_gps.samplers.pnn.sampler import Pnn
+    from solo_gps.samplers.sepp.sampler import Sepp
 
     return {"gps": Gps, "pnn": Pnn, "sepp": Sepp}

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.methods import facts_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
-    from solo_gps.neighbours.base import SearchConfig
+    from solo_gps.interfaces import Embeddings, Exhibit, ImageSet, NeighbourTable, Pairs
+    from solo_gps.neighbours.backend import SearchConfig
     from solo_gps.neighbours.fitting import RadiusAdvice
 
 
@@ -44,7 +38,7 @@ class PriorSpace:
     @cached_property
     def embeddings(self) -> Embeddings:
         """(N, D) embeddings, from the cache or built now."""
-        from solo_gps.prior import embed
+        from solo_gps.embeddings import embed
 
         return embed(self.images, self._prior)
 
@@ -81,23 +75,6 @@ class PriorSpace:
         from solo_gps.neighbours import advise
 
         return advise(self.embeddings, self._search, share=share)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exhibit:
-    """Images that a sampler found worth looking at; the host draws them.
-
-    Attributes:
-        path: PNG file to write.
-        title: Line above the rows.
-        anchors: (R,) int32 images, one a row.
-        positives: (R, P) int32 images beside them, -1 for none.
-    """
-
-    path: Path
-    title: str
-    anchors: NDArray[np.int32]
-    positives: NDArray[np.int32]
 
 
 class Sampler:

@@ -59,7 +59,7 @@ class Gps(Sampler):
 
     def check(self, images: int) -> None:
         """Refuses more neighbours than there are other images."""
-        from solo_gps.neighbours.prepare import check_neighbours
+        from solo_gps.neighbours.exact.prepare import check_neighbours
 
         if self.config.radius is None:
             check_neighbours(images, self.config.k)

@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 
 from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.interfaces import Embeddings
-from solo_gps.neighbours import device, find, register_search_backends
-from solo_gps.neighbours.base import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours import find, register_search_backends
+from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.backends import faiss_here as device
+from solo_gps.neighbours.backends.faiss_here import Faiss, faiss_missing
 from solo_gps.neighbours.choose import choose_backend
-from solo_gps.neighbours.device import Faiss, faiss_missing
-from solo_gps.neighbours.duplicates import duplicate_report, group_duplicates
+from solo_gps.neighbours.exact.duplicates import duplicate_report, group_duplicates
 from solo_gps.neighbours.resolve import resolve_search
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "search"

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
-from solo_gps.neighbours.base import SearchConfig
-from solo_gps.neighbours.device import find_faiss
-from solo_gps.neighbours.prepare import prepare
-from solo_gps.neighbours.rerank import HostDistances
-from solo_gps.neighbours.torch_exact import BFloat16Operand, Float32Operand, TorchExact, smallest
+from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.backends.faiss_here import find_faiss
+from solo_gps.neighbours.backends.torch_exact import BFloat16Operand, Float32Operand, TorchExact, smallest
+from solo_gps.neighbours.exact.prepare import prepare
+from solo_gps.neighbours.exact.rerank import HostDistances
 
 GPU = find_faiss().gpus > 0
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
@@ -158,10 +158,10 @@ class ExactContract:
         array = np.random.default_rng(7).standard_normal((700, 24)).astype(np.float32)
         whole = self.find(array, k=15)
         balls = self.find(array, radius=20.0)
-        monkeypatch.setattr("solo_gps.neighbours.torch_exact.TorchExact.rows_per_block", lambda *_: 13)
-        monkeypatch.setattr("solo_gps.neighbours.faiss_flat.FaissFlat.rows_per_block", lambda *_: 13)
-        monkeypatch.setattr("solo_gps.neighbours.pairs._TILE_COLUMNS", 37)
-        monkeypatch.setattr("solo_gps.neighbours.rerank._HOST_BLOCK", 64)
+        monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.TorchExact.rows_per_block", lambda *_: 13)
+        monkeypatch.setattr("solo_gps.neighbours.backends.faiss_exact.FaissFlat.rows_per_block", lambda *_: 13)
+        monkeypatch.setattr("solo_gps.neighbours.exact.near_points._TILE_COLUMNS", 37)
+        monkeypatch.setattr("solo_gps.neighbours.exact.rerank._HOST_BLOCK", 64)
         blocks = self.find(array, k=15)
         assert blocks.indices.tolist() == whole.indices.tolist()
         assert blocks.distances.tobytes() == whole.distances.tobytes()
@@ -179,7 +179,7 @@ class TestTorchBfloat16(ExactContract):
 
     @pytest.fixture(autouse=True)
     def _narrow(self, monkeypatch):
-        monkeypatch.setattr("solo_gps.neighbours.torch_exact.bfloat16_pays", lambda *_: True)
+        monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_: True)
 
 
 class TestTorchFloat32(ExactContract):
@@ -187,7 +187,7 @@ class TestTorchFloat32(ExactContract):
 
     @pytest.fixture(autouse=True)
     def _wide(self, monkeypatch):
-        monkeypatch.setattr("solo_gps.neighbours.torch_exact.bfloat16_pays", lambda *_: False)
+        monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_: False)
 
 
 @pytest.mark.skipif(find_faiss().version is None, reason="FAISS is not installed")
@@ -213,7 +213,7 @@ def test_all_exact_backends_agree_to_the_last_bit(space, monkeypatch):
     array = array.astype(np.float32)
     tables = [find(points(array, space), {"backend": "faiss"}, k=40)] if find_faiss().version else []
     for narrow in (True, False):
-        monkeypatch.setattr("solo_gps.neighbours.torch_exact.bfloat16_pays", lambda *_, narrow=narrow: narrow)
+        monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_, narrow=narrow: narrow)
         tables.append(find(points(array, space), {"backend": "torch"}, k=40))
     for table in tables[1:]:
         assert table.indices.tobytes() == tables[0].indices.tobytes()
@@ -239,7 +239,7 @@ def test_reach_is_a_lower_bound(operand, offset):
 def test_unproven_rows_are_completed_and_bfloat16_is_given_up(monkeypatch):
     """Points on a fine grid: bfloat16 cannot tell neighbours apart, so every row needs the completion."""
     array = (np.arange(3000, dtype=np.float32) / 3000)[:, None]
-    monkeypatch.setattr("solo_gps.neighbours.torch_exact.bfloat16_pays", lambda *_: True)
+    monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_: True)
     seen = []
     observe = TorchExact.observe
     monkeypatch.setattr(TorchExact, "observe", lambda self, share: (seen.append(share), observe(self, share)))

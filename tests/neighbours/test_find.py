@@ -118,7 +118,7 @@ def test_other_requests_are_other_files(tmp_path):
     for arguments in ({"k": 1}, {"k": 2}, {"radius": 2.0}, {"radius": 5.0}):
         find(points(LINE, folder=tmp_path), **arguments)
     assert len(list(tmp_path.glob("*.json"))) == 4
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 @pytest.mark.parametrize("kind", ["indices", "distances"])

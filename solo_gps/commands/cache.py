@@ -1,0 +1,157 @@
+"""`solo-gps cache`: build, list, show, verify and remove caches of embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from solo_gps.errors import ConfigError, DataError
+
+
+def add_cache_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands to the parser of `solo-gps cache`."""
+    where = "folder of all caches; default: $SOLO_GPS_CACHE or ~/.cache/solo_gps"
+    parser.add_argument("--cache-dir", default=None, help=where)
+    commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
+    build = commands.add_parser(
+        "build",
+        help="embed the images of class folders, so that training finds them",
+        epilog="example: solo-gps cache build data/train --prior timm model=vit_small_patch14_dinov2 --k 10",
+    )
+    build.add_argument("folder", type=Path, help="images in class folders, as data.train_path")
+    build.add_argument(
+        "--prior",
+        nargs="+",
+        default=None,
+        metavar=("NAME", "KEY=VALUE"),
+        help="name of the prior, and its keys as after prior. in a recipe; default: the one that needs no download",
+    )
+    build.add_argument("--k", type=int, default=None, help="also find this many neighbours of every image")
+    build.set_defaults(run=_build)
+    listed = commands.add_parser("list", help="sizes and ages", epilog="example: solo-gps cache list")
+    listed.set_defaults(run=_list)
+    for name, run, text in (
+        ("show", _show, "what a cache holds: its manifest"),
+        ("verify", _verify, "read every byte and compare it with the manifest"),
+        ("remove", _remove, "remove one cache"),
+    ):
+        command = commands.add_parser(name, help=text, epilog=f"example: solo-gps cache {name} 3f9a")
+        command.add_argument("fingerprint", help="the first digits are enough")
+        command.set_defaults(run=run)
+    for command in commands.choices.values():
+        command.add_argument("--cache-dir", default=argparse.SUPPRESS, help=where)  # None would undo one given before
+
+
+def _build(options: argparse.Namespace) -> int:
+    from torchvision.datasets import ImageFolder
+
+    from solo_gps.embeddings import embed, resolve_prior
+    from solo_gps.hosts.images import host_images
+    from solo_gps.neighbours import find
+    from solo_gps.neighbours.exact.prepare import check_neighbours
+    from solo_gps.runtime.console import show_progress_lines
+
+    show_progress_lines()
+    prior = prior_node(options.prior, options.cache_dir)
+    resolve_prior(prior)
+    if not options.folder.is_dir():
+        raise DataError(f"{str(options.folder)!r}: no such folder of images.")
+    try:
+        images = host_images(ImageFolder(options.folder))
+    except FileNotFoundError as error:
+        raise DataError(f"{str(options.folder)!r}: wanted images in class folders; {error}") from error
+    if options.k is not None:
+        check_neighbours(len(images), options.k)
+    embeddings = embed(images, prior, together=True)
+    if options.k is not None:
+        find(embeddings, None, k=options.k)
+    print(embeddings.folder)
+    return 0
+
+
+def prior_node(words: Sequence[str] | None, cache_dir: str | None = None) -> dict[str, Any]:
+    """The recipe's ``prior`` node from what was typed after ``--prior``: the name, then KEY=VALUE.
+
+    Raises:
+        ConfigError: A word is no KEY=VALUE, or a second name was given.
+    """
+    from omegaconf import OmegaConf
+
+    from solo_gps.priors import DEFAULT_ENCODER
+
+    name, *assignments = words or [DEFAULT_ENCODER]
+    for key in assignments:
+        if "=" not in key:
+            raise ConfigError(f"{key!r}: wanted KEY=VALUE, for example batch_size=64.")
+    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)))  # type: ignore[assignment]
+    if keys.get("name", name) != name:
+        raise ConfigError(f"--prior {name} name={keys['name']}: two priors named. Give the one that you want, after --prior.")
+    folder = {} if cache_dir is None else {"cache_dir": cache_dir}
+    return {"name": name, **folder, **keys}
+
+
+def _list(options: argparse.Namespace) -> int:
+    from solo_gps.embeddings import list_caches
+
+    rows = [("fingerprint", "status", "prior", "images", "D", "type", "size", "age", "last used")]
+    rows += [
+        (
+            info.fingerprint[:12],
+            info.status,
+            info.prior or "-",
+            "-" if info.images is None else f"{info.images:,}",
+            "-" if info.dimensions is None else str(info.dimensions),
+            info.dtype or "-",
+            f"{info.size / 2**20:,.1f} MiB",
+            _span(info.age),
+            _span(info.idle),
+        )
+        for info in list_caches(options.cache_dir)
+    ]
+    if len(rows) == 1:
+        print("no caches")
+        return 0
+    _print_rows(rows)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from solo_gps.embeddings import show
+
+    print(json.dumps(show(options.fingerprint, options.cache_dir), indent=2, default=str))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from solo_gps.embeddings import verify
+
+    problems = verify(options.fingerprint, options.cache_dir)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(problems)} problems" if problems else "whole: every byte is as written")
+    return 1 if problems else 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from solo_gps.embeddings import remove
+
+    info = remove(options.fingerprint, options.cache_dir)
+    print(f"removed {info.folder} ({info.size / 2**20:,.1f} MiB)")
+    return 0
+
+
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

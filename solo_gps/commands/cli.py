@@ -1,0 +1,126 @@
+"""The command `solo-gps`: pretrain, demo, cache, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from solo_gps import __version__
+from solo_gps.commands.cache import add_cache_commands
+from solo_gps.commands.sepp import add_sepp_commands
+from solo_gps.errors import SoloGpsError
+
+PRETRAIN_HELP = """\
+solo-gps pretrain [--config-path FOLDER] --config-name RECIPE [+sampler=NAME] [KEY=VALUE ...]
+
+Trains a recipe (YAML of solo-learn 1.0.6) with the installed solo-learn of either generation.
+
+  --config-path FOLDER   where the recipe is; default: the recipes that come with solo-gps
+  --config-name RECIPE   its name without .yaml
+  --list                 the recipes that come with solo-gps
+  other arguments        go to Hydra: +sampler=gps, +prior=timm, max_epochs=10, --cfg job, --multirun, ...
+
+examples:
+  solo-gps pretrain --config-name simclr_digits data.train_path=runs/demo/digits/train +sampler=gps sampler.gps.k=5
+  solo-gps pretrain --config-path scripts/pretrain/cifar --config-name simclr wandb.enabled=False +sampler=gps
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; a user's error is one line on stderr and exit code 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["pretrain"]:
+            return _pretrain(arguments[1:])
+        options = _parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except SoloGpsError as error:
+        print(f"solo-gps: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="solo-gps",
+        description="Guided positives for self-supervised learning with solo-learn.",
+        epilog="example: solo-gps demo --out runs/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"solo-gps {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "pretrain", help="train a recipe with either generation of solo-learn", add_help=False, usage=PRETRAIN_HELP
+    )
+    demo = commands.add_parser(
+        "demo",
+        help="digits, with and without guided positives, in minutes",
+        epilog="example: solo-gps demo --out runs/demo --epochs 10",
+    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for images, cache and results")
+    demo.add_argument("--epochs", type=int, default=None, help="epochs of each run; default: the recipe's")
+    demo.set_defaults(run=_demo)
+    cache = commands.add_parser(
+        "cache", help="build, list, show, verify and remove caches of embeddings", epilog="example: solo-gps cache list"
+    )
+    add_cache_commands(cache)
+    sepp = commands.add_parser(
+        "sepp", help="choose the thresholds of semantic pairs for a prior", epilog="example: solo-gps sepp sweep data/train"
+    )
+    add_sepp_commands(sepp)
+    doctor = commands.add_parser(
+        "doctor", help="what is installed, and whether the switch works", epilog="example: solo-gps doctor"
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from solo_gps.commands.demo import run_demo
+
+    run_demo(options.out, epochs=options.epochs)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from solo_gps.commands.doctor import diagnose
+
+    lines, healthy = diagnose()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+def _pretrain(arguments: list[str]) -> int:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(PRETRAIN_HELP)
+        return 0
+    from solo_gps.commands.recipes import check_recipe_name, recipe_folder, recipe_names
+
+    if "--list" in arguments:
+        print("\n".join(recipe_names()))
+        return 0
+    arguments, folder, name = _absolute_config_path(arguments)
+    if folder is None:
+        if name is not None:
+            check_recipe_name(name)
+        arguments = ["--config-path", str(recipe_folder()), *arguments]
+    from solo_gps.commands.program import run_program
+
+    run_program(arguments)
+    return 0
+
+
+def _absolute_config_path(arguments: Sequence[str]) -> tuple[list[str], str | None, str | None]:
+    """Makes --config-path relative to the working folder (Hydra takes it relative to the program's file)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn")
+    known, rest = parser.parse_known_args(list(arguments))
+    if known.config_name:
+        rest = ["--config-name", known.config_name, *rest]
+    if known.config_path:
+        path = known.config_path
+        path = path if "://" in path else str(Path(path).resolve())
+        rest = ["--config-path", path, *rest]
+    return rest, known.config_path, known.config_name

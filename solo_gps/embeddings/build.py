@@ -1,0 +1,277 @@
+"""Embeds every image into a partial cache, at the encoder's own speed, and turns the partial cache into a whole one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from solo_gps.embeddings.forward import embed_batch, loaded_batches
+from solo_gps.embeddings.manifest import NAME, write_manifest
+from solo_gps.embeddings.partial import Partial, missing_blocks
+from solo_gps.embeddings.store import ARRAY, PARTIAL, STATE
+from solo_gps.errors import CacheError, DataError
+from solo_gps.priors.parts.loading import worker_count
+from solo_gps.runtime.determinism import plain_float32
+from solo_gps.runtime.files import whole_file
+from solo_gps.runtime.progress import Progress, duration
+from solo_gps.runtime.ranks import Ranks
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from solo_gps.interfaces import ImageSet
+    from solo_gps.priors.base import Encoder
+
+logger = logging.getLogger("solo_gps.embeddings")
+
+QUEUED_BLOCKS = 4
+"""Embedded blocks that may wait to be written: writing overlaps the forward pass, and memory stays bounded."""
+
+
+def build_cache(
+    images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None = None
+) -> None:
+    """Builds the cache ``folder``, or finishes the build that a killed process left.
+
+    Args:
+        images: Raw images.
+        encoder: A loaded encoder.
+        description: What :func:`solo_gps.embeddings.fingerprint.describe` returned.
+        folder: Folder named by the fingerprint; it does not exist. Rank 0 holds its lock.
+        ranks: The processes that build together; each calls this function.
+
+    Raises:
+        DataError: An image cannot be read, or its embedding is not finite.
+        CacheError: The disk is full or cannot be written.
+    """
+    ranks = ranks or Ranks()
+    started = time.monotonic()
+    work = folder.with_name(folder.name + PARTIAL)
+    _prepare_encoder(images, encoder, work, ranks)
+    partial = Partial(work, (len(images), _dimensions(images, encoder)), encoder.config.storage, ranks.rank)
+    todo, error = None, None
+    if ranks.first:
+        try:
+            partial.create()
+            todo = _todo(partial, len(images), encoder.config.batch_size)
+        except (CacheError, OSError) as problem:
+            error = problem
+    blocks = [range(start, stop) for start, stop in ranks.share(todo, error)]
+    fitted = time.monotonic()
+    failure: Exception | None = None
+    try:
+        _embed_blocks(images, encoder, partial, blocks[ranks.rank :: ranks.world], ranks)
+    except Exception as problem:
+        if ranks.world == 1:
+            raise
+        failure = problem
+    ranks.all_agree(failure)
+    if ranks.first:
+        now = time.monotonic()
+        _finish(
+            partial,
+            encoder,
+            description,
+            folder,
+            {
+                "images_in_last_run": sum(map(len, blocks)),
+                "embedding_seconds": round(now - fitted, 3),
+                "seconds": round(now - started, 3),
+            },
+        )
+    ranks.all_agree()
+
+
+def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Ranks) -> None:
+    """Fits a trained encoder in rank 0; every rank then works with the saved state, as a resumed build does."""
+    from safetensors.torch import load_file
+
+    error: Exception | None = None
+    if ranks.first:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            if encoder.trained and not _is_whole(work / STATE):
+                _fit(images, encoder, work)
+        except Exception as problem:
+            if ranks.world == 1:
+                raise
+            error = problem
+    ranks.share(None, error)
+    if encoder.trained:
+        # Cloned to where torch aligns memory: a tensor in the file's own bytes may begin anywhere, and then the last bit of a
+        # product with it may differ from one process to the next.
+        encoder.load_state({name: tensor.clone() for name, tensor in load_file(work / STATE).items()})
+
+
+def _is_whole(state: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(state, framework="pt") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False
+
+
+def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
+    from safetensors.torch import save_file
+
+    assert encoder.device is not None, "load comes first"
+    with plain_float32(encoder.device.type):
+        encoder.fit(images)
+    with whole_file(work / STATE, locked=True) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in encoder.state().items()}, unfinished)
+
+
+def _dimensions(images: ImageSet, encoder: Encoder) -> int:
+    rows = embed_batch(encoder, next(loaded_batches(images, encoder, [range(1)], workers=0)))
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise DataError(f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions).")
+    return int(rows.shape[1])
+
+
+def _todo(partial: Partial, images: int, batch_size: int) -> list[tuple[int, int]]:
+    finished = partial.finished()
+    if finished:
+        done = sum(stop - start for start, stop in finished)
+        logger.info("prior: an interrupted build goes on; %s of %s images are embedded already", f"{done:,}", f"{images:,}")
+    return [(block.start, block.stop) for block in missing_blocks(images, batch_size, finished)]
+
+
+def _embed_blocks(images: ImageSet, encoder: Encoder, partial: Partial, blocks: list[range], ranks: Ranks) -> None:
+    count = sum(map(len, blocks))
+    workers = worker_count(encoder.config.num_workers, count)
+    done = partial.shape[0] - count if ranks.world == 1 else 0
+    # Before the thread of the writer: forking workers from a process with threads is not safe.
+    loaded = loaded_batches(images, encoder, blocks, workers)
+    with (
+        partial,
+        _Writer(partial, encoder.config.name) as writer,
+        Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
+    ):
+        for block, batch in zip(blocks, loaded, strict=True):
+            writer.put(block.start, embed_batch(encoder, batch))
+            progress.update(len(block))
+
+
+class _Writer:
+    """Writes blocks in a thread of its own.
+
+    Args:
+        partial: Opened partial cache.
+        prior: Name of the prior, for errors.
+    """
+
+    def __init__(self, partial: Partial, prior: str) -> None:
+        self._partial, self._prior = partial, prior
+        self._queue: queue.Queue[tuple[int, torch.Tensor, Any] | None] = queue.Queue(QUEUED_BLOCKS)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="solo-gps-writer", daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def put(self, start: int, rows: torch.Tensor) -> None:
+        """Hands over (B, D) rows on any device; waits while too many blocks are queued."""
+        import torch
+
+        self._raise()
+        ready = None
+        if rows.device.type == "cuda":
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host.copy_(rows, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+            rows = host
+        self._queue.put((start, rows, ready))
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is not None:
+                continue  # keeps emptying the queue, so that put never waits for ever
+            try:
+                start, rows, ready = item
+                if ready is not None:
+                    ready.synchronize()
+                self._partial.write(start, self._stored(start, rows.numpy()))
+            except (OSError, DataError, RuntimeError, AssertionError) as error:
+                self._error = _disk_error(error, self._partial.folder) if isinstance(error, OSError) else error
+
+    def _stored(self, start: int, rows: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            stored = rows.astype(self._partial.dtype)
+        bad = ~np.isfinite(stored).all(axis=1)
+        if bad.any():
+            index = start + int(bad.argmax())
+            mend = "prior.storage=float32" if np.isfinite(rows).all() else "prior.precision=fp32"
+            raise DataError(f"prior {self._prior!r}: the embedding of image {index} is not finite. Try {mend}.")
+        return stored
+
+
+def _disk_error(error: OSError, folder: Path) -> CacheError:
+    return CacheError(f"{folder} cannot be written: {error.strerror}. What is embedded is kept; mend it and run again.")
+
+
+def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]) -> None:
+    import sys
+
+    import numpy
+    import torch
+
+    images, dimensions = partial.shape
+    left = missing_blocks(images, images, partial.finished())
+    if left:
+        raise CacheError(f"{partial.folder}: rows {left[0].start} to {left[0].stop} were changed while building. Run again.")
+    values = {
+        "fingerprint": folder.name,
+        "images": images,
+        "dimensions": dimensions,
+        "dtype": str(partial.dtype),
+        "prior": encoder.config.name,
+        "description": dict(description),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "built": {
+            **built,
+            "device": str(encoder.device),
+            "batch_size": encoder.config.batch_size,
+        },
+        "versions": {
+            "solo_gps": sys.modules["solo_gps"].__version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
+    files = [ARRAY, STATE] if encoder.trained else [ARRAY]
+    write_manifest(partial.folder, values, files)
+    partial.keep_only([NAME, *files])
+    os.replace(partial.folder, folder)
+    logger.debug(
+        "prior %s: %s in %s on %s, batches of %d; %.1f images/s, the encoder's own training left out",
+        encoder.config.name,
+        partial.dtype,
+        duration(built["seconds"]),
+        encoder.device,
+        encoder.config.batch_size,
+        built["images_in_last_run"] / max(built["embedding_seconds"], 1e-9),
+    )

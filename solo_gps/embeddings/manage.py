@@ -1,0 +1,225 @@
+"""Listing, showing, verifying and removing caches. Nothing is removed unasked."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from solo_gps.embeddings.fingerprint import LENGTH
+from solo_gps.embeddings.manifest import NAME, read_manifest, unseal
+from solo_gps.embeddings.store import PARTIAL, build_lock, cache_root, open_cache
+from solo_gps.errors import CacheError, did_you_mean
+from solo_gps.runtime.files import file_digest
+
+REMOVED = ".removed-"
+"""Beginning of the name that a folder has while it is removed: no cache any more, whatever is left of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheInfo:
+    """One cache folder.
+
+    Attributes:
+        fingerprint: Name of the folder.
+        folder: Its path.
+        status: ``"whole"``, ``"partial"`` (a build that did not end, or is under way) or ``"damaged"``.
+        prior: Name of the encoder, ``None`` where unknown.
+        images: Number of images, ``None`` where unknown.
+        dimensions: Dimensions of the embedding, ``None`` where unknown.
+        dtype: Type of the numbers, ``None`` where unknown.
+        size: Bytes on disk.
+        age: Seconds since it was built, or last written to.
+        idle: Seconds since it was last used.
+        problem: What is wrong with a damaged one.
+    """
+
+    fingerprint: str
+    folder: Path
+    status: str
+    prior: str | None = None
+    images: int | None = None
+    dimensions: int | None = None
+    dtype: str | None = None
+    size: int = 0
+    age: float = 0.0
+    idle: float = 0.0
+    problem: str | None = None
+
+
+def list_caches(cache_dir: str | None = None) -> list[CacheInfo]:
+    """Returns all caches under ``cache_dir`` (default as in ``prior.cache_dir``), the most recently used first."""
+    infos = [_info(folder) for folder in _folders(cache_root(cache_dir))]
+    return sorted(infos, key=lambda info: (info.idle, info.fingerprint))
+
+
+def show(fingerprint: str, cache_dir: str | None = None) -> dict[str, Any]:
+    """Returns the manifest of a cache.
+
+    Args:
+        fingerprint: Its fingerprint, or the first few digits of it.
+        cache_dir: Folder of all caches.
+
+    Raises:
+        CacheError: There is no such cache, it is not whole, or the digits fit several.
+    """
+    return read_manifest(_whole(_find(fingerprint, cache_dir)))
+
+
+def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
+    """Reads every byte of a cache and compares it with the manifest.
+
+    Args:
+        fingerprint: Its fingerprint, or the first few digits of it.
+        cache_dir: Folder of all caches.
+
+    Returns:
+        What is wrong, one line for each file; empty when all is well.
+
+    Raises:
+        CacheError: There is no such cache, or the digits fit several.
+    """
+    folder = _find(fingerprint, cache_dir)
+    try:
+        manifest = read_manifest(_whole(folder))
+    except CacheError as error:
+        return [str(error)]
+    problems, known = _check_files(folder, NAME, manifest["files"])
+    if not problems:
+        try:
+            open_cache(folder, space="", images=manifest["images"])
+        except CacheError as error:
+            problems = [str(error)]
+    for table in sorted(folder.glob("neighbours-*.json")):
+        more_problems, more_known = _check_table(table)
+        problems += more_problems
+        known |= more_known
+    # What a killed search leaves beside the embeddings, and the next search of that table takes over.
+    for lock in folder.glob("neighbours-*.lock"):
+        known |= {lock.name, *(path.name for kind in ("npy", "tmp") for path in folder.glob(f"{lock.stem}.*{kind}"))}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    return problems + [f"{folder / name} does not belong to this cache." for name in foreign]
+
+
+def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
+    """Removes one cache, whole, partial or damaged, and what interrupted removals had left; returns what the cache was.
+
+    Args:
+        fingerprint: Its fingerprint, or the first few digits of it.
+        cache_dir: Folder of all caches.
+
+    Raises:
+        CacheError: There is no such cache, the digits fit several, or the folder cannot be written.
+    """
+    root = cache_root(cache_dir)
+    try:
+        for leftover in _folders(root, REMOVED):
+            _delete(leftover)
+        folder = _find(fingerprint, cache_dir)
+        info = _info(folder)
+        with build_lock(root, info.fingerprint):
+            doomed = folder.with_name(f"{REMOVED}{folder.name}")
+            folder.rename(doomed)
+            _delete(doomed)
+    except OSError as error:
+        raise CacheError(
+            f"cache {fingerprint!r} cannot be removed: {error.filename or root}: {error.strerror or error}. "
+            f"Make {root} writable, and what lies in it, then remove it again."
+        ) from error
+    return info
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder, also while another process deletes the same one."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+
+def _check_table(manifest: Path) -> tuple[list[str], set[str]]:
+    """Checks a neighbour table that lies beside the embeddings, by its own manifest."""
+    stem = manifest.name.removesuffix(".json")
+    known = {manifest.name, f"{stem}.lock", *(path.name for path in manifest.parent.glob(f"{stem}.*.npy"))}
+    try:
+        entries = unseal(manifest.read_bytes())["files"]
+    except (OSError, ValueError, KeyError):
+        return [f"{manifest} is damaged or was edited. Delete it to have the table built again."], known
+    problems, files = _check_files(manifest.parent, manifest.name, {f"{stem}.{kind}.npy": entries[kind] for kind in entries})
+    return problems, files | known
+
+
+def _check_files(folder: Path, manifest: str, entries: Mapping[str, Any]) -> tuple[list[str], set[str]]:
+    """Compares the bytes of files with their manifest; returns what is wrong, and the names that belong to it."""
+    mend = f"Remove it: solo-gps cache remove {folder.name}"
+    problems = [
+        f"{folder / file} is damaged: its bytes are not those that {manifest} names. {mend}"
+        for file, entry in entries.items()
+        if not (folder / file).is_file() or file_digest(folder / file) != entry["sha256"]
+    ]
+    return problems, {manifest, *entries}
+
+
+def _folders(root: Path, prefix: str = "") -> Iterator[Path]:
+    """The folders named by a fingerprint, after ``prefix``."""
+    if root.is_dir():
+        for path in root.iterdir():
+            name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
+            if (
+                path.name.startswith(prefix)
+                and path.is_dir()
+                and len(name) == LENGTH
+                and all(digit in "0123456789abcdef" for digit in name)
+            ):
+                yield path
+
+
+def _find(fingerprint: str, cache_dir: str | None) -> Path:
+    root = cache_root(cache_dir)
+    folders = sorted(_folders(root))
+    exact = [folder for folder in folders if folder.name == fingerprint]
+    found = exact or [folder for folder in folders if fingerprint and folder.name.startswith(fingerprint)]
+    if len(found) == 1:
+        return found[0]
+    names = [folder.name for folder in folders]
+    if found:
+        raise CacheError(f"{fingerprint!r} fits {len(found)} caches: {', '.join(path.name for path in found)}. Give more digits.")
+    listed = ", ".join(names) or "none"
+    raise CacheError(f"no cache {fingerprint!r} in {root}; there: {listed}.{did_you_mean(fingerprint, names)}")
+
+
+def _whole(folder: Path) -> Path:
+    if folder.name.endswith(PARTIAL):
+        raise CacheError(f"{folder} is a build that did not end, or is under way. The next run with its prior finishes it.")
+    return folder
+
+
+def _info(folder: Path) -> CacheInfo:
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    size, changed = (
+        sum(file.st_size for file in files),
+        max((file.st_mtime for file in files), default=folder.stat().st_mtime),
+    )
+    common: dict[str, Any] = {"fingerprint": folder.name.removesuffix(PARTIAL), "folder": folder, "size": size}
+    now = time.time()
+    if folder.name.endswith(PARTIAL):
+        return CacheInfo(**common, status="partial", age=now - changed, idle=now - changed)
+    try:
+        manifest = read_manifest(folder)
+    except CacheError as error:
+        return CacheInfo(**common, status="damaged", age=now - changed, idle=now - changed, problem=str(error))
+    from datetime import datetime
+
+    return CacheInfo(
+        **common,
+        status="whole",
+        prior=manifest["prior"],
+        images=manifest["images"],
+        dimensions=manifest["dimensions"],
+        dtype=manifest["dtype"],
+        age=now - datetime.fromisoformat(manifest["created"]).timestamp(),
+        idle=now - (folder / NAME).stat().st_mtime,
+    )

@@ -1,0 +1,218 @@
+"""Embeddings of a network that goes on changing: held in a scratch file while neighbours are searched, never cached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from solo_gps.embeddings.fingerprint import data_digest
+from solo_gps.embeddings.forward import embed_batch, loaded_batches
+from solo_gps.embeddings.store import ENVIRONMENT, cache_root, make_root
+from solo_gps.errors import CacheError, DataError
+from solo_gps.interfaces import Embeddings
+from solo_gps.priors.parts.loading import consecutive, worker_count
+from solo_gps.runtime.determinism import preserved_generators
+from solo_gps.runtime.progress import Progress
+from solo_gps.runtime.ranks import Ranks, training_ranks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from solo_gps.interfaces import ImageSet
+    from solo_gps.priors.base import Encoder
+
+
+@contextmanager
+def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True) -> Iterator[Embeddings]:
+    """Embeds the images as the encoder is now; the embeddings are gone when the context ends.
+
+    When torch.distributed is initialised, every rank must enter: each embeds its share, and the ranks of one machine read one
+    file. When one rank fails, all raise. Memory stays bounded whatever N; the scratch file takes N x D x 4 bytes. Global random
+    generators are left as they were.
+
+    Args:
+        images: N raw images, the same and in the same order in every rank.
+        encoder: A loaded encoder, the same in every rank.
+        progress: Whether to show a progress bar.
+
+    Yields:
+        (N, D) float32 embeddings, read-only, the same in every rank.
+
+    Raises:
+        DataError: An image cannot be read, or an embedding is not finite.
+        CacheError: The scratch file cannot be written.
+        ConfigError: Another rank failed.
+    """
+    assert encoder.device is not None, "load comes first"
+    with preserved_generators(encoder.device):
+        array = _embedded(images, encoder, training_ranks(), progress)
+    yield Embeddings(array=array, fingerprint="", folder=None, space=encoder.config.space)
+
+
+def check_same_images(images: ImageSet) -> str:
+    """Returns the digest of the images, once every rank has found the same one.
+
+    Raises:
+        DataError: Two ranks list different images, or the same ones in another order.
+    """
+    digest = data_digest(images.content())
+    digests = training_ranks().gather(digest)
+    other = next((rank for rank, found in enumerate(digests) if found != digests[0]), None)
+    if other is not None:
+        raise DataError(
+            f"ranks 0 and {other} list different training images, or the same in another order, so that a neighbour's number "
+            "means another image there. Give every machine the same files; folders of classes are listed in order of name."
+        )
+    return digest
+
+
+def check_room(folder: str | None, images: int, dimensions: int) -> None:
+    """Checks that the folder of caches has room for the scratch file of (N, D) float32 embeddings.
+
+    Raises:
+        CacheError: It has not.
+    """
+    root, size = cache_root(folder), images * dimensions * 4
+    free = shutil.disk_usage(root).free
+    if free < size:
+        raise CacheError(
+            f"refresh: {root} has {free / 1e9:,.1f} GB free, the embeddings of the network being trained need "
+            f"{size / 1e9:,.1f} GB there for a while. Free some, or set {ENVIRONMENT} or prior.cache_dir."
+        )
+
+
+def _embedded(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) -> np.ndarray:
+    import numpy as np
+
+    folder, width = encoder.config.cache_dir, 0
+    machines = ranks.gather(socket.gethostname())
+    here = [rank for rank in range(ranks.world) if machines[rank] == machines[ranks.rank]]
+    with _scratch_file(ranks, here[0], folder) as (file, writes):
+        error: Exception | None = None
+        for start, rows in _all_rows(images, encoder, ranks, len(here), progress):
+            if writes and error is None:
+                try:
+                    if not width:
+                        check_room(folder, len(images), rows.shape[1])
+                    _write(file, start, rows, folder)
+                except CacheError as problem:
+                    if ranks.world == 1:
+                        raise
+                    error = problem  # the others go on to the end: one that left now would keep them waiting for ever
+            width = rows.shape[1]
+        ranks.all_agree(error)  # every row is written
+        return np.memmap(file, np.float32, "r", shape=(len(images), width))
+
+
+@contextmanager
+def _scratch_file(ranks: Ranks, first: int, cache_dir: str | None) -> Iterator[tuple[BinaryIO, bool]]:
+    """A file in the folder of caches that the ranks of one machine share: page cache, not memory, whatever N.
+
+    It loses its name before anything is written: however the process ends, nothing is left behind.
+
+    Args:
+        ranks: All ranks.
+        first: The first rank of this machine.
+        cache_dir: Folder of caches.
+
+    Yields:
+        The file, and whether this rank writes it.
+    """
+    error: Exception | None = None
+    with ExitStack() as stack:
+        file: Any = None
+        path: Path | None = None
+        if first == ranks.rank:
+            try:
+                file, path = stack.enter_context(_named_file(cache_dir))
+            except CacheError as problem:
+                error = problem
+        shared = ranks.gather(path and str(path))[first]
+        if shared and path is None:
+            try:
+                file = stack.enter_context(open(shared, "rb"))
+            except FileNotFoundError:  # another machine of the same name, as containers may be
+                file, path = stack.enter_context(_named_file(cache_dir))
+        ranks.all_agree(error)  # every rank has it open
+        if path:
+            path.unlink()
+        yield file, path is not None
+
+
+@contextmanager
+def _named_file(cache_dir: str | None) -> Iterator[tuple[BinaryIO, Path]]:
+    root = cache_root(cache_dir)
+    make_root(root)
+    try:
+        descriptor, path = tempfile.mkstemp(prefix=".scratch-", dir=root)
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
+    try:
+        with open(descriptor, "w+b", buffering=0) as file:
+            yield file, Path(path)
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, start: int, rows: np.ndarray, cache_dir: str | None) -> None:
+    """Writes (B, D) rows, the first of which is row ``start``."""
+    view, offset = memoryview(rows.data).cast("B"), start * rows.shape[1] * rows.itemsize
+    try:
+        while view:
+            written = os.pwrite(file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
+
+
+def _unwritable(cache_dir: str | None, error: OSError) -> CacheError:
+    return CacheError(
+        f"refresh: the embeddings of the network being trained cannot be written to {cache_root(cache_dir)}: {error.strerror}. "
+        f"Set {ENVIRONMENT} or prior.cache_dir to a folder with room."
+    )
+
+
+def _all_rows(
+    images: ImageSet, encoder: Encoder, ranks: Ranks, processes: int, progress: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Embeds a block a rank at a time, and yields every rank's (first index, (B, D) float32 rows), checked."""
+    import torch
+
+    blocks = consecutive(len(images), encoder.config.batch_size)
+    rounds = [blocks[first : first + ranks.world] for first in range(0, len(blocks), ranks.world)]
+    own = [parts[ranks.rank] if ranks.rank < len(parts) else range(1) for parts in rounds]
+    loaded = loaded_batches(images, encoder, own, worker_count(encoder.config.num_workers, sum(map(len, own)), processes))
+    enabled = progress and ranks.first
+    with Progress("embedding with the network being trained", len(images), enabled=enabled) as bar:
+        for parts in rounds:
+            rows, error = torch.empty(0), None
+            try:
+                rows = embed_batch(encoder, next(loaded))
+            except Exception as problem:
+                if ranks.world == 1:
+                    raise
+                error = problem
+            ranks.all_agree(error)
+            padded = torch.nn.functional.pad(rows, (0, 0, 0, len(parts[0]) - len(rows)))
+            for block, gathered in zip(parts, ranks.gather_rows(padded.contiguous()), strict=False):
+                array = gathered[: len(block)].cpu().numpy()
+                _check_finite(array, block)
+                yield block.start, array
+            bar.update(sum(map(len, parts)))
+
+
+def _check_finite(rows: np.ndarray, block: range) -> None:
+    import numpy as np
+
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"refresh: the network being trained gives image {block[int(bad.argmax())]} an embedding that is not finite; "
+            "the training has diverged. Lower optimizer.lr, or set refresh.precision=fp32."
+        )

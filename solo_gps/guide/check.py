@@ -1,0 +1,161 @@
+"""Checks of the whole recipe before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+
+from solo_gps.config import LARGEST_SEED, check_seed, node_of, parse
+from solo_gps.embeddings.resolve import parse_prior, resolve_prior
+from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
+from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
+from solo_gps.hosts.data_folder import check_data_folder
+from solo_gps.hosts.detect import Host, method_names
+from solo_gps.methods import NOT_METHODS
+from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.resolve import parse_search, resolve_search
+from solo_gps.plugins import lookup
+from solo_gps.priors.base import PriorConfig
+from solo_gps.samplers.base import Sampler
+
+NEED_A_SAMPLER = ("prior", "search", "refresh")
+DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a recipe asks of solo-gps: every name known, every key and value checked.
+
+    Attributes:
+        samplers: Name to sampler, in the order in which they act.
+        prior: The prior's keys with its defaults; ``None`` when nothing would use it.
+        search: The search's keys.
+        refresh: When the network being trained becomes the prior; ``None`` for never.
+    """
+
+    samplers: dict[str, Sampler]
+    prior: PriorConfig | None
+    search: SearchConfig
+    refresh: RefreshConfig | None
+
+
+def read_recipe(recipe: DictConfig) -> Asked:
+    """Judges all that can be judged without torch and solo-learn, so that a misspelt word costs a second.
+
+    Raises:
+        ConfigError: A key, type or value is wrong, or what only samplers use is there without one.
+        UnknownNameError: No sampler, prior, search backend or method of that name.
+        RefusedMethodError: A sampler cannot act on the method.
+    """
+    samplers = make_samplers(recipe)
+    prior, search = parse_prior(node_of(recipe, "prior")).config, parse_search(node_of(recipe, "search"))
+    refresh = parse_refresh(recipe, samplers)
+    names = method_names()
+    if names is not None:
+        check_method(recipe, names, samplers)
+    first = [sampler for sampler in samplers.values() if refresh is None or refresh.first > 0 or not sampler.refreshable]
+    used = any(sampler.pairs_images or sampler.reads_prior for sampler in first)
+    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh)
+
+
+def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
+    """Returns the samplers of the recipe's ``sampler`` node, by name, in its order; none when it has no such node.
+
+    Raises:
+        ConfigError: The node is not a group of samplers, a key of one is wrong, or what only samplers use is there without it.
+        UnknownNameError: No sampler of that name.
+    """
+    node = node_of(recipe, "sampler")
+    if isinstance(node, str):
+        raise ConfigError(
+            f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
+            "(--info searchpath lists it; provider solo-gps must be there). Reinstall solo-gps into this environment, or add "
+            "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
+        )
+    if node is None:
+        _check_nothing_is_mute(recipe)
+        return {}
+    if not OmegaConf.is_dict(node):
+        raise ConfigError(f"sampler: wanted a group such as {{gps: {{k: 10}}}}, got {node!r}.")
+    seed = _seed(recipe)
+    samplers: dict[str, Sampler] = {}
+    for name, keys in node.items():
+        cls = lookup("register_samplers", "sampler", str(name))
+        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
+    return samplers
+
+
+def _seed(recipe: DictConfig) -> int:
+    seed = node_of(recipe, "seed")
+    seed = DEFAULT_SEED if seed is None else seed
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ConfigError(f"seed={seed!r}: wanted a whole number from 0 to {LARGEST_SEED}.")
+    try:
+        check_seed(seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return seed
+
+
+def _check_nothing_is_mute(recipe: DictConfig) -> None:
+    mute = [key for key in NEED_A_SAMPLER if node_of(recipe, key) is not None]
+    if mute:
+        raise ConfigError(
+            f"{' and '.join(mute)} without a sampler: nothing would use it. Add +sampler=gps, or another; for a plain run leave "
+            "it out, or add +sampler=none."
+        )
+
+
+def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]) -> None:
+    """Checks method, prior, search and training folder.
+
+    Raises:
+        UnknownNameError: No method, prior or search backend of that name.
+        RefusedMethodError: A sampler cannot act on the method.
+        ConfigError: A key of ``prior`` or ``search`` is wrong, or the data's format cannot be guided.
+        DataError: The training folder is missing or empty.
+    """
+    check_method(recipe, list(host.methods), samplers)
+    _check_strategy(recipe, samplers)
+    resolve_prior(node_of(recipe, "prior"))
+    resolve_search(node_of(recipe, "search"))
+    check_data_folder(recipe)
+
+
+def _check_strategy(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> None:
+    strategy = str(node_of(recipe, "strategy"))
+    if samplers and any(word in strategy for word in ("fork", "spawn", "notebook")):
+        raise ConfigError(
+            f"strategy={strategy!r} trains in copies of this process, where what solo-gps counts and switches off is lost. Use "
+            "strategy=ddp."
+        )
+
+
+def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str, Sampler]) -> None:
+    """Checks the method of a recipe, and its data's format, for the samplers.
+
+    Args:
+        recipe: The whole recipe.
+        names: Keys of the installed solo-learn's METHODS.
+        samplers: Name to sampler.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        RefusedMethodError: A sampler cannot act on it.
+        ConfigError: The data's format cannot be guided.
+    """
+    method = node_of(recipe, "method")
+    known = [name for name in names if name not in NOT_METHODS]
+    if method not in known:
+        raise UnknownNameError("method", method, known, "(of the installed solo-learn)")
+    for name, sampler in samplers.items():
+        reason = sampler.refusal(str(method))
+        if reason:
+            raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
+    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
+        raise ConfigError(
+            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
+            "files."
+        )

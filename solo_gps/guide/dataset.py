@@ -1,0 +1,156 @@
+"""The guided training set and its loader: crop k is made by pipeline k, from the anchor or from the positive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from solo_gps.errors import HostError, UnexpectedError
+from solo_gps.hosts.images import HostImages
+from solo_gps.interfaces import ImageSet, Pairs
+from solo_gps.methods import facts_of
+
+Pipeline = Callable[[Any], Any]
+
+
+class GuidedDataset(Dataset):
+    """Items ``(item, crops, target)``: item m shows its anchor and, in the crops that ``from_positive`` marks, its positive.
+
+    An image is decoded once an item, and only when a crop shows it; no random number is drawn here, so an item that falls back
+    on its anchor is, to the bit, the host's own. The pairs live in shared memory: all workers see those of the current epoch.
+
+    Args:
+        images: The N raw images.
+        pipelines: One transform for each crop.
+        from_positive: For each crop, whether it shows the positive.
+        pairs: The items of the first epoch.
+    """
+
+    def __init__(self, images: ImageSet, pipelines: Sequence[Pipeline], from_positive: Sequence[bool], pairs: Pairs) -> None:
+        assert len(pipelines) == len(from_positive), "one mark for each crop"
+        self.images = images
+        self.pipelines = tuple(pipelines)
+        self.from_positive = tuple(from_positive)
+        self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
+        self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
+        # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
+        self._rows = self.anchors.numpy(), self.positives.numpy()
+        self._start_epoch: Callable[[], Pairs] | None = None
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def __getitem__(self, item: int) -> tuple[int, list[Any], int]:
+        anchors, positives = self._rows
+        anchor, positive = int(anchors[item]), int(positives[item])
+        try:
+            image, target = _item(self.images, anchor)
+            other = image if positive == anchor else self.images.image(positive)
+            crops = [
+                pipeline(other if guided else image) for pipeline, guided in zip(self.pipelines, self.from_positive, strict=True)
+            ]
+        except StopIteration as error:  # Lightning would take it for the end of the epoch
+            raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
+        return item, crops, target
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers only read the shared pairs; the samplers behind them stay in the main process.
+        return {**self.__dict__, "_start_epoch": None, "_rows": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rows = self.anchors.numpy(), self.positives.numpy()
+
+    def rows(self, items: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Returns the (B,) anchors and the (B,) positives of (B,) items, as image indices."""
+        anchors, positives = self._rows
+        return anchors[items], positives[items]
+
+    def draw_with(self, start_epoch: Callable[[], Pairs]) -> None:
+        """Sets the function that returns the pairs of the epoch about to start."""
+        self._start_epoch = start_epoch
+
+    def start_epoch(self) -> None:
+        """Draws the pairs of a new epoch into the memory that all workers share."""
+        if self._start_epoch is None:
+            return
+        pairs = self._start_epoch()
+        assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
+        for row, drawn in zip(self._rows, (pairs.anchors, pairs.positives), strict=True):
+            row[:] = drawn
+
+
+def _item(images: ImageSet, index: int) -> tuple[Any, int]:
+    if isinstance(images, HostImages):
+        return images.item(index)
+    labels = images.labels
+    return images.image(index), -1 if labels is None else int(labels[index])
+
+
+class GuidedLoader(DataLoader):
+    """A loader that has its guided dataset draw new pairs whenever an epoch's iterator is made."""
+
+    def __iter__(self) -> Any:
+        guided_dataset(self.dataset).start_epoch()
+        return super().__iter__()
+
+
+def guided_dataset(dataset: Any) -> GuidedDataset:
+    """Returns the guided set inside the wrappers that plugins put around it (each keeps the inner one as ``.dataset``)."""
+    while not isinstance(dataset, GuidedDataset):
+        if not hasattr(dataset, "dataset"):
+            raise HostError(
+                f"{type(dataset).__name__} wraps the guided training set but has no attribute 'dataset' that holds it; "
+                "the hook wrap_dataset must return a dataset that keeps the one it wraps there."
+            )
+        dataset = dataset.dataset
+    return dataset
+
+
+def loaders_of(trainer: Any) -> list[Any]:
+    """Returns the loaders that a Lightning trainer of either generation trains on."""
+    loaders = trainer.train_dataloader
+    loaders = getattr(loaders, "loaders", loaders)  # 1.9 keeps them in a CombinedLoader
+    if isinstance(loaders, dict):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
+def crop_pipelines(transform: Any) -> list[Pipeline]:
+    """Returns one transform a crop, in the order of the host's crops.
+
+    Args:
+        transform: The host's ``FullTransformPipeline``: its ``transforms`` each hold a ``transform`` and ``num_crops``.
+
+    Raises:
+        HostError: The transform has another form.
+    """
+    return list(_flatten(transform))
+
+
+def _flatten(transform: Any) -> Iterator[Pipeline]:
+    parts = getattr(transform, "transforms", None)
+    if parts is None or not all(hasattr(part, "num_crops") and hasattr(part, "transform") for part in parts):
+        raise HostError(
+            f"wanted solo-learn's FullTransformPipeline as the training set's transform, got {type(transform).__name__}. "
+            "Build it with solo-learn's prepare_n_crop_transform."
+        )
+    for part in parts:
+        yield from [part.transform] * part.num_crops
+
+
+def crops_from_positive(method: str, num_crops: int, num_large_crops: int) -> list[bool]:
+    """Returns, for each crop, whether it shows the positive (:class:`solo_gps.methods.Method`).
+
+    Args:
+        method: Name of the solo-learn method.
+        num_crops: Number of all crops.
+        num_large_crops: Number of large crops, which come first.
+    """
+    last = num_large_crops if facts_of(method).positive_crops == "later" else min(2, num_large_crops)
+    return [1 <= crop < last for crop in range(num_crops)]

@@ -1,0 +1,145 @@
+"""solo-learn 1.0.6: Hydra recipes, one config object, `solo.data.pretrain_dataloader`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from solo_gps.errors import ConfigError
+from solo_gps.hosts.data_folder import check_batch
+from solo_gps.hosts.devices import device_count
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+# What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
+RESUME_KEYS = ("sampler", "refresh", "solo_gps.embeddings")
+
+
+class Solo106:
+    """Adapter of solo-learn 1.0.6 (see :class:`solo_gps.hosts.detect.Host`)."""
+
+    generation: ClassVar[str] = "1.0.6"
+    backbone_name: ClassVar[str] = "backbone"
+    classifier_step: ClassVar[str] = "base_training_step"
+
+    def __init__(self) -> None:
+        import lightning.pytorch
+        import solo.data.pretrain_dataloader
+        from solo.methods import METHODS
+
+        self.methods: dict[str, type] = METHODS
+        self.loader_module: ModuleType = solo.data.pretrain_dataloader
+        self.lightning: ModuleType = lightning.pytorch
+
+    @contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """Makes AutoResumer compare sampler, embeddings and refresh, so that a guided run never resumes another's checkpoint."""
+        from solo.utils.auto_resumer import AutoResumer
+
+        before = AutoResumer.SHOULD_MATCH
+        AutoResumer.SHOULD_MATCH = [*before, *RESUME_KEYS]
+        try:
+            yield
+        finally:
+            AutoResumer.SHOULD_MATCH = before
+
+    def complete(self, cfg: DictConfig) -> DictConfig:
+        """Fills in the recipe's derived keys and defaults, by solo-learn's own function."""
+        from solo.args.pretrain import parse_cfg
+
+        OmegaConf.set_struct(cfg, False)
+        devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
+        count = device_count(devices, accelerator)
+        cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate
+        cfg = parse_cfg(cfg)
+        cfg.devices = count if accelerator == "cpu" else devices
+        return cfg
+
+    def build_method(self, cfg: DictConfig, cls: type) -> Any:
+        """Builds the LightningModule."""
+        import torch
+        from solo.utils.misc import make_contiguous
+
+        model = cls(cfg)
+        make_contiguous(model)
+        if not cfg.performance.disable_channel_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    def build_train_loader(self, cfg: DictConfig) -> DataLoader:
+        """Builds the training loader through solo-learn's functions."""
+        if cfg.data.format == "dali":
+            raise ConfigError("data.format='dali' needs solo-learn's own main_pretrain.py; set data.format=image_folder.")
+        module = self.loader_module
+        pipelines = [module.build_transform_pipeline(cfg.data.dataset, crops) for crops in cfg.augmentations]
+        transform = module.prepare_n_crop_transform(pipelines, [crops.num_crops for crops in cfg.augmentations])
+        dataset = module.prepare_datasets(
+            cfg.data.dataset,
+            transform,
+            train_data_path=cfg.data.train_path,
+            data_format=cfg.data.format,
+            no_labels=cfg.data.no_labels,
+            data_fraction=cfg.data.fraction,
+        )
+        check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
+        return module.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=cfg.data.num_workers)
+
+    def build_val_loader(self, cfg: DictConfig) -> DataLoader | None:
+        """Builds the validation loader, or ``None`` without a labelled validation set."""
+        from solo.data.classification_dataloader import prepare_data
+
+        no_path = cfg.data.val_path is None and cfg.data.dataset in ("custom", "imagenet", "imagenet100")
+        if no_path or (cfg.data.dataset == "custom" and cfg.data.no_labels):
+            return None
+        _, loader = prepare_data(
+            cfg.data.dataset,
+            train_data_path=cfg.data.train_path,
+            val_data_path=cfg.data.val_path,
+            data_format=cfg.data.format,
+            batch_size=cfg.optimizer.batch_size,
+            num_workers=cfg.data.num_workers,
+        )
+        return loader
+
+    def trainer_kwargs(self, cfg: DictConfig) -> dict[str, Any]:
+        """Keyword arguments of the Lightning trainer: the recipe's keys that it knows."""
+        values: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+        known = inspect.signature(self.lightning.Trainer.__init__).parameters
+        kwargs = {name: values[name] for name in known if name in values}
+        strategy = cfg.strategy or "auto"
+        if strategy == "ddp":
+            from lightning.pytorch.strategies import DDPStrategy
+
+            strategy = DDPStrategy(find_unused_parameters=False)
+        return {**kwargs, "strategy": strategy, "enable_checkpointing": False}
+
+    def callbacks(self, cfg: DictConfig) -> list[Any]:
+        """solo-learn's checkpointer, when the recipe enables it."""
+        if not cfg.checkpoint.enabled:
+            return []
+        from solo.utils.checkpointer import Checkpointer
+
+        return [
+            Checkpointer(
+                cfg,
+                logdir=os.path.join(cfg.checkpoint.dir, cfg.method),
+                frequency=cfg.checkpoint.frequency,
+                keep_prev=cfg.checkpoint.keep_prev,
+            )
+        ]
+
+    def checkpoint_to_resume(self, cfg: DictConfig) -> Any:
+        """The recipe's checkpoint, or what solo-learn's AutoResumer finds when the recipe enables it."""
+        if cfg.resume_from_checkpoint is not None or not cfg.auto_resume.enabled:
+            return cfg.resume_from_checkpoint
+        from solo.utils.auto_resumer import AutoResumer
+
+        resumer = AutoResumer(checkpoint_dir=os.path.join(cfg.checkpoint.dir, cfg.method), max_hours=cfg.auto_resume.max_hours)
+        return resumer.find_checkpoint(cfg)[0]

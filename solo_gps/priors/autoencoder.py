@@ -1,0 +1,42 @@
+"""Convolutional autoencoder trained on the target set (GPS-SSL, arXiv 2401.01990: priors without outside data)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solo_gps.priors.parts.fitted import FittedConfig, FittedEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(FittedConfig):
+    """Keys of ``prior=autoencoder``."""
+
+    name: str = "autoencoder"
+    """Registered name of the encoder."""
+
+
+class AutoencoderEncoder(FittedEncoder):
+    """The bottleneck of a convolutional autoencoder."""
+
+    config_class = AutoencoderConfig
+
+    def build(self) -> torch.nn.Module:
+        """Encoder and decoder."""
+        from torch import nn
+
+        from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
+
+        size, width, dimensions = self.config.image_size, self.config.width, self.config.dimensions
+        return nn.Sequential(conv_encoder(size, width, dimensions), conv_decoder(size, width, dimensions))
+
+    def loss(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Squared error of the reconstruction, summed over an image and averaged over the batch."""
+        return (self.network(pixels).float() - pixels).square().sum((1, 2, 3)).mean()
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """Returns (B, D) float32, the bottleneck."""
+        return self.network[0](batch.float().div_(255)).float()  # type: ignore[index]

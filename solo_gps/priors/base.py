@@ -1,0 +1,168 @@
+"""The encoder protocol: the one class that third parties derive from, and the configuration that all priors share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.runtime.determinism import plain_float32
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+    from solo_gps.interfaces import ImageSet
+
+SPACES = ("euclidean", "cosine")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+STORAGES = ("float32", "float16")
+AUGMENTATIONS = ("none", "flip", "crop", "simclr")
+
+RUNTIME_KEYS = ("space", "batch_size", "num_workers", "device", "cache_dir")
+"""Keys that say how the work is done, or what the embedding is used for, but do not change the embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Keys that every prior has."""
+
+    name: str = ""
+    """Registered name of the encoder."""
+    space: str = "euclidean"
+    """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine``."""
+    batch_size: int = 256
+    """Images of one forward pass, and of one block of the cache."""
+    num_workers: int = -1
+    """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
+    device: str = "auto"
+    """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    precision: str = "auto"
+    """Autocast of the forward pass: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` on CUDA and ``fp32`` elsewhere."""
+    storage: str = "float32"
+    """Type of the numbers in the cache: ``float32`` or ``float16`` (half the disk)."""
+    augmentation: str = "none"
+    """``none``, ``flip`` (random horizontal), ``crop`` (random resized, and flip) or ``simclr`` (crop, flip, colour, grey)."""
+    draws: int = 1
+    """Draws of the augmentation for each image; the embedding is their mean."""
+    seed: int = 0
+    """Seed of a prior that is trained or random, and of the augmentation."""
+    cache_dir: str | None = None
+    """Folder of all caches; ``null`` takes the environment variable SOLO_GPS_CACHE, or ``~/.cache/solo_gps``."""
+
+    def __post_init__(self) -> None:
+        check_choice("space", self.space, SPACES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("storage", self.storage, STORAGES)
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, -1)
+        check_at_least("draws", self.draws, 1)
+        check_seed(self.seed)
+        if self.augmentation == "none" and self.draws > 1:
+            raise ValueError(f"draws={self.draws} needs an augmentation: without one every draw is the same image.")
+
+
+class Encoder:
+    """Turns images into points of a prior space. Derive from it, and register the class by the hook ``register_encoders``.
+
+    The cache calls, in this order: ``check``, ``load``, ``identity``; then, unless the embeddings are already cached, ``fit``
+    (or ``load_state`` where an interrupted build had fitted already) and ``embed`` for every batch. Import heavy libraries
+    inside methods.
+
+    Args:
+        config: Checked configuration, an instance of ``config_class``.
+    """
+
+    config_class: ClassVar[type[PriorConfig]] = PriorConfig
+    """Frozen, keyword-only dataclass of the encoder's keys, derived from :class:`PriorConfig`."""
+    version: ClassVar[int] = 1
+    """Raise it whenever a change of the code changes the embeddings: caches of the older code are then not found."""
+    trained: ClassVar[bool] = False
+    """Whether ``fit`` learns from the images."""
+    reads_images: ClassVar[bool] = True
+    """False for an encoder whose ``embed`` takes (B,) int64 image indices in place of images: nothing is then decoded."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        self.config: Any = config
+        self.device: torch.device | None = None
+
+    def check(self, images: int | None = None) -> None:
+        """Checks, before any long work, what the configuration alone cannot tell: files, names, shapes.
+
+        Args:
+            images: Number N of images to embed, ``None`` when not known yet.
+
+        Raises:
+            SoloGpsError: Something is missing or does not fit.
+        """
+
+    def load(self, device: torch.device) -> None:
+        """Builds what ``identity`` and ``embed`` need (a network, its weights) on ``device``. Extend it; it may use any RNG."""
+        self.device = device
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the embedding, as JSON values. Extend it with digests of weights and with preprocessing.
+
+        Returns:
+            By default every key of the configuration except :data:`RUNTIME_KEYS`, paths included: an encoder that reads a file
+            replaces the path by a digest of what it holds.
+        """
+        keys = dataclasses.asdict(self.config)
+        keys["precision"] = self.precision
+        drop = set(RUNTIME_KEYS)
+        if self.config.augmentation == "none":
+            drop |= {"draws"} if self.trained else {"draws", "seed"}
+        return {key: value for key, value in keys.items() if key not in drop}
+
+    @property
+    def precision(self) -> str:
+        """``"fp32"``, ``"bf16"`` or ``"fp16"``: the configured precision, ``auto`` resolved for the device of ``load``."""
+        if self.config.precision != "auto":
+            return str(self.config.precision)
+        return "bf16" if self.device is not None and self.device.type == "cuda" else "fp32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The autocast context of ``precision`` on the device; for fp32, one without any autocast around it."""
+        import torch
+
+        assert self.device is not None, "load comes first"
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.precision not in types:
+            return plain_float32(self.device.type)
+        return torch.autocast(self.device.type, dtype=types[self.precision])
+
+    def transform(self) -> Callable[[Image], np.ndarray]:
+        """The preprocessing of one image.
+
+        Returns:
+            A picklable function from an RGB image to a (C, H, W) array of one fixed shape. It runs in worker processes. Give
+            uint8 where possible, and normalise in ``embed``: a quarter of the bytes travels.
+        """
+        raise NotImplementedError
+
+    def fit(self, images: ImageSet) -> None:
+        """Learns from the images; only called when ``trained``. Equal seeds and images must give equal states."""
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What ``fit`` learned, saved in the cache as safetensors. Needed when ``trained``."""
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what ``state`` returned."""
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """Embeds a batch, under ``torch.inference_mode`` and the configured autocast.
+
+        Args:
+            batch: (B, C, H, W) on ``self.device``, with the type that ``transform`` returned; or (B,) int64 indices when
+                ``reads_images`` is false.
+
+        Returns:
+            (B, D) float, finite, with the same D for every batch. Row b may depend on item b only.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""What several priors are made of."""

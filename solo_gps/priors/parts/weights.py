@@ -1,0 +1,156 @@
+"""Reading weights: solo-learn and Lightning checkpoints, plain state dicts and safetensors, without running any pickled code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from solo_gps.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("solo_gps.embeddings")
+
+CONTAINERS = ("state_dict", "model", "model_state_dict", "teacher", "student", "network")
+"""Keys under which common training programs keep the state dict inside a checkpoint."""
+HEADS = ("fc.", "head.", "classifier.", "head_dist.", "last_linear.")
+"""A classifier that the embedding does not use may be left over in the file."""
+
+
+def load_weights(network: torch.nn.Module, path: str, *, where: str) -> None:
+    """Fills ``network`` from a file: :func:`read_state`, :func:`best_prefix` and :func:`fill_weights` in one."""
+    state = read_state(path, where=where)
+    fill_weights(network, state, path=path, where=where, prefix=best_prefix(state, network.state_dict()))
+
+
+def fill_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, path: str, where: str, prefix: str) -> None:
+    """Fills every weight of ``network``, and logs what was stripped and left over.
+
+    Args:
+        network: Network without a classifier.
+        state: Tensors by their name in the file.
+        path: The file, named in messages.
+        where: The configuration key, named in messages.
+        prefix: Part of the names to strip, for example ``"backbone."``.
+
+    Raises:
+        DataError: The state does not hold every weight of the network in its shape.
+    """
+    wanted = network.state_dict()
+    found = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    wrong = [
+        f"{name} {tuple(found[name].shape)} in place of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if missing or wrong:
+        raise DataError(_misfit(path, where, prefix, missing, wrong, state, len(wanted)))
+    left = [name for name in found if name not in wanted]
+    network.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
+    logger.info(
+        "%s: every weight of the network is taken from %s%s%s",
+        where,
+        Path(path).name,
+        f" (prefix {prefix!r} stripped from its names)" if prefix else "",
+        f"; not used: {_some(left)}" if left else "",
+    )
+    logger.debug("%s: %d tensors taken", where, len(wanted))
+    strange = [name for name in left if prefix and not name.startswith(HEADS)]
+    if strange:
+        logger.warning(
+            "%s: %s holds weights that the network has no place for: %s. Check that the architecture is the file's.",
+            where,
+            Path(path).name,
+            _some(strange),
+        )
+
+
+def read_state(path: str, *, where: str) -> dict[str, torch.Tensor]:
+    """Reads the state dict of a file.
+
+    Returns:
+        Tensors by their name in the file, on the CPU.
+
+    Raises:
+        DataError: The file is missing, damaged, or holds objects that only pickled code could rebuild.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{where}: no file {path}.")
+    content = _read_safetensors(file, where) if file.suffix == ".safetensors" else _read_torch(file, where)
+    state = _unwrap(content)
+    if not state:
+        keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+        raise DataError(f"{where}: {path} holds no state dict; found: {keys}.")
+    return state
+
+
+def best_prefix(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The prefix (``"backbone."``, ``"module."``, ...) under which most of ``wanted`` is in ``state``; the shortest of equals."""
+    scores: dict[str, int] = {"": 0}
+    for name in state:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in wanted:
+                prefix = "".join(f"{part}." for part in parts[:cut])
+                scores[prefix] = scores.get(prefix, 0) + 1
+    order = {prefix: place for place, prefix in enumerate(scores)}
+    return max(scores, key=lambda prefix: (scores[prefix], "momentum" not in prefix, -len(prefix), -order[prefix]))
+
+
+def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise DataError(f"{where}: {file} is damaged ({error}).") from error
+
+
+def _read_torch(file: Path, where: str) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), first_line(error))
+        raise DataError(
+            f"{where}: {file} holds more than tensors and plain values, and is not read for safety: {reason.strip()} "
+            "Save its state dict alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{where}: {file} is damaged, or not a checkpoint: {first_line(error)}") from error
+
+
+def _unwrap(content: Any) -> dict[str, torch.Tensor]:
+    import torch
+
+    if not isinstance(content, Mapping):
+        return {}
+    for key in CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrap(content[key])
+    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _misfit(
+    path: str, where: str, prefix: str, missing: list[str], wrong: list[str], state: Mapping[str, Any], wanted: int
+) -> str:
+    text = f"{where}: {path} does not fit the architecture: {wanted - len(missing)} of {wanted} tensors found, prefix {prefix!r}."
+    if missing:
+        text += f" Missing: {_some(missing)}."
+    if wrong:
+        text += f" Wrong shape: {_some(wrong)}."
+    return text + f" The file holds {len(state)} tensors, such as {_some(list(state))}. Check the architecture."
+
+
+def _some(names: list[str], count: int = 4) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

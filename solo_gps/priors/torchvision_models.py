@@ -1,0 +1,114 @@
+"""torchvision's classification networks, with the preprocessing that belongs to their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from solo_gps.config import check_at_least
+from solo_gps.errors import DataError, UnknownNameError
+from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.parts.network import NetworkEncoder
+from solo_gps.priors.parts.preprocess import ResizeCrop
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionConfig(PriorConfig):
+    """Keys of ``prior=torchvision``."""
+
+    name: str = "torchvision"
+    """Registered name of the encoder."""
+    model: str = "resnet50"
+    """Name of the network, as ``torchvision.models.list_models()`` gives it."""
+    weights: str | None = "DEFAULT"
+    """Name of the pretrained weights, for example ``IMAGENET1K_V2`` (downloaded once by torchvision); ``null``: random."""
+    checkpoint: str | None = None
+    """A local file with the network's weights, in place of a download; ``weights`` then only gives the preprocessing."""
+    image_size: int | None = None
+    """Side of the square that the network sees; ``null`` takes that of the weights."""
+    layers: list[str] = field(default_factory=list)
+    """Layers to concatenate, as in ``named_modules``; ``output`` is the network's own, which an empty list means."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None:
+            check_at_least("image_size", self.image_size, 1)
+
+
+class TorchvisionEncoder(NetworkEncoder):
+    """A torchvision network without its classifier."""
+
+    config_class = TorchvisionConfig
+
+    def check(self, images: int | None = None) -> None:
+        """Checks the names of network and weights, and that the checkpoint exists."""
+        from solo_gps.priors.parts.architectures import library_of
+
+        library_of(self.config.model, "torchvision")
+        self._weights_entry()
+        if self.config.checkpoint is not None and not Path(self.config.checkpoint).expanduser().is_file():
+            raise DataError(f"prior.checkpoint: no file {self.config.checkpoint}.")
+
+    def load(self, device: torch.device) -> None:
+        """Builds the network, downloads its weights or reads the checkpoint."""
+        import torch
+        from torchvision.models import get_model
+
+        from solo_gps.priors.parts.architectures import without_classifier
+        from solo_gps.priors.parts.weights import load_weights
+
+        super().load(device)
+        entry = self._weights_entry()
+        torch.default_generator.manual_seed(self.config.seed)
+        try:
+            network = get_model(self.config.model, weights=None if self.config.checkpoint else entry)
+        except OSError as error:
+            raise DataError(
+                f"prior.weights: {entry} could not be downloaded: {str(error).rstrip('.')}. Without a network, name a "
+                "local file by prior.checkpoint, or use a prior that needs no download (prior=patches)."
+            ) from error
+        network = without_classifier(network)
+        if self.config.checkpoint is not None:
+            load_weights(network, self.config.checkpoint, where="prior.checkpoint")
+        self._set_preprocessing(entry)
+        self.place(network, self.config.layers)
+
+    def identity(self) -> dict[str, Any]:
+        """The configuration, the digest of the weights, the preprocessing and torchvision's version."""
+        import torchvision
+
+        identity = super().identity()
+        del identity["checkpoint"]
+        preprocess = [self._resize_crop.resize, self._resize_crop.crop, self._resize_crop.interpolation]
+        return {**identity, "preprocess": preprocess, "torchvision": torchvision.__version__}
+
+    def transform(self) -> Callable[[Image], np.ndarray]:
+        """The weights' own resize and crop, to (3, S, S) uint8."""
+        return self._resize_crop
+
+    def _set_preprocessing(self, entry: Any) -> None:
+        preset: Any = entry.transforms() if entry is not None else None
+        resize, crop, interpolation = 256, 224, "bilinear"
+        if preset is not None:
+            resize, crop, interpolation = preset.resize_size[0], preset.crop_size[0], preset.interpolation.value
+            self.mean, self.std = preset.mean, preset.std
+        if self.config.image_size is not None:
+            resize, crop = round(resize * self.config.image_size / crop), self.config.image_size
+        self._resize_crop = ResizeCrop(resize, crop, interpolation)
+
+    def _weights_entry(self) -> Any:
+        from torchvision.models import get_model_weights
+
+        if self.config.weights is None:
+            return None
+        entries = get_model_weights(self.config.model)
+        if self.config.weights not in entries.__members__:
+            raise UnknownNameError(f"weights of torchvision's {self.config.model}", self.config.weights, entries.__members__)
+        return entries[self.config.weights]

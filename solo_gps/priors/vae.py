@@ -1,0 +1,65 @@
+"""Variational autoencoder trained on the target set (Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solo_gps.priors.parts.fitted import FittedConfig, FittedEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig(FittedConfig):
+    """Keys of ``prior=vae``."""
+
+    name: str = "vae"
+    """Registered name of the encoder."""
+    noise: float = 0.1
+    """Standard deviation of a pixel in [0, 1] around its reconstruction: smaller keeps more detail."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.noise > 0:
+            raise ValueError(f"noise={self.noise} must be above 0.")
+
+
+class VaeEncoder(FittedEncoder):
+    """The mean of the posterior of a convolutional variational autoencoder."""
+
+    config_class = VaeConfig
+
+    def build(self) -> torch.nn.Module:
+        """Encoder to mean and log variance, and decoder."""
+        from torch import nn
+
+        from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
+
+        size, width, dimensions = self.config.image_size, self.config.width, self.config.dimensions
+        return nn.ModuleDict(
+            {
+                "encoder": conv_encoder(size, width, 2 * dimensions),
+                "decoder": conv_decoder(size, width, dimensions),
+            }
+        )
+
+    def loss(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Negative evidence lower bound, up to a constant (equation 10 of the paper, Gaussian decoder, one sample)."""
+        import torch
+
+        mean, log_variance = self._network("encoder")(pixels).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-20, 20)
+        sample = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = self._network("decoder")(mean + sample * torch.exp(log_variance / 2)).float()
+        misfit = (decoded - pixels).square().sum((1, 2, 3)) / (2 * self.config.noise**2)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        return (misfit + divergence).mean()
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """Returns (B, D) float32, the posterior means."""
+        return self._network("encoder")(batch.float().div_(255)).float().chunk(2, dim=1)[0]
+
+    def _network(self, part: str) -> torch.nn.Module:
+        return self.network[part]  # type: ignore[index]

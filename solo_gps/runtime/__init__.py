@@ -1,0 +1,1 @@
+"""What a process is: its ranks, files, devices, generators, progress and log lines."""

@@ -1,0 +1,100 @@
+"""Files: digests, sealed texts, and writing that leaves a whole file or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 1 << 20
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict (names, types, shapes and values, in order of the names), in hex."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path, *, locked: bool = False) -> Iterator[Path]:
+    """Gives the name of a file to write; at the end it is flushed and takes the place of ``path``, or is gone after an error.
+
+    Args:
+        path: The file; whoever looks sees the one before or the new one, never a part. Its folder is made.
+        locked: One process at a time writes it: the remains of one that was killed are then written over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{'part' if locked else os.getpid()}")
+    try:
+        yield unfinished
+        flush(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 text (:func:`whole_file`)."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def seal(values: Mapping[str, Any]) -> bytes:
+    """The canonical JSON text of ``values``, with a checksum of itself."""
+    return _canonical({**values, "checksum": _checksum(values)})
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """Returns the values of a text that :func:`seal` made.
+
+    Raises:
+        ValueError: Any byte of it changed.
+    """
+    try:
+        values: dict[str, Any] = json.loads(text)
+        checksum = values.pop("checksum")
+        whole = seal(values) == text and checksum == _checksum(values)
+    except (KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError("not a sealed text") from error
+    if not whole:
+        raise ValueError("the text was changed")
+    return values
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(body)).hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Flushes a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

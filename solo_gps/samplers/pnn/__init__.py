@@ -1,0 +1,1 @@
+"""pNN: the method's target, exchanged for a pseudo nearest neighbour from a support queue (feature space)."""

@@ -1,0 +1,1 @@
+"""SePP: semantic positive pairs, found in the prior space and added to the training set."""

@@ -1,0 +1,231 @@
+"""SePP: semantic positive pairs, found in the prior space and added to the training set (arXiv 2306.16122)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.embeddings.store import cache_root
+from solo_gps.errors import DataError, RefusedMethodError
+from solo_gps.interfaces import Exhibit, Pairs
+from solo_gps.methods import facts_of
+from solo_gps.runtime.progress import duration
+from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.sepp import pairs as sepp_pairs
+from solo_gps.samplers.sepp.search import SemanticPairs, Window, coverage, pairs_purity, search_pairs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solo_gps.interfaces import Embeddings
+
+log = logging.getLogger(__name__)
+
+MODES = ("append", "replace")
+SELECTIONS = ("window", "random")
+EXHIBIT_ROWS, EXHIBIT_COLUMNS = 24, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeppConfig:
+    """Keys under ``sampler.sepp``."""
+
+    fraction: float = 0.1
+    """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
+    images: int | None = None
+    """Number K of images to draw, in place of ``fraction``."""
+    low: float = 0.96
+    """Smallest cosine of a pair, inclusive (the paper's for its encoder; other priors: `solo-gps sepp sweep`)."""
+    high: float = 0.99
+    """Largest cosine of a pair, inclusive; pairs above it are near-duplicates: counted and shown, not trained on."""
+    low_quantile: float | None = None
+    """Place ``low`` at this quantile of all pairs' cosines, for example 0.999; in place of its value."""
+    high_quantile: float | None = None
+    """Place ``high`` at this quantile of all pairs' cosines; in place of its value."""
+    per_image: int | None = None
+    """Most pairs that one image may be in, the most alike first; null sets no cap."""
+    both: bool = False
+    """Whether a pair gives two items, each image once the anchor; else one, the image of the smaller index the anchor."""
+    mode: str = "append"
+    """append: pairs are items beside the N images (the paper); replace: a paired image's own item shows a partner."""
+    select: str = "window"
+    """window: the pairs between the thresholds; random: as many pairs drawn at random, the control."""
+    equal_budget: bool = False
+    """append: go through the longer set in epochs of N items, so that an epoch takes the steps that it takes without pairs."""
+    max_pairs: int = 10_000_000
+    """Most pairs that may be found; more is an error, before memory runs out."""
+    pictures: str | None = None
+    """Folder for pictures of near-duplicates; null is the folder ``sepp`` in the folder of caches."""
+    seed: int | None = None
+    """Seed of every draw; null takes the recipe's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1; a number of images goes in `images`.")
+        for key, least in (("images", 2), ("per_image", 1), ("max_pairs", 1)):
+            if getattr(self, key) is not None:
+                check_at_least(key, getattr(self, key), least)
+        self.window.check()
+        check_choice("mode", self.mode, MODES)
+        check_choice("select", self.select, SELECTIONS)
+        check_seed(self.seed)
+
+    @property
+    def window(self) -> Window:
+        """The thresholds."""
+        return Window(low=self.low, high=self.high, low_quantile=self.low_quantile, high_quantile=self.high_quantile)
+
+
+class Sepp(Sampler):
+    """Adds pairs of images that mean the same as items of their own; an item shows one view of each image.
+
+    Attributes:
+        number_of_pairs: Unordered pairs trained on, after the cap; 0 before :meth:`prepare`.
+        purity: Share of them of one class, among those with both classes known; ``None`` without labels.
+    """
+
+    config_type: ClassVar[type] = SeppConfig
+    pairs_images: ClassVar[bool] = True
+
+    def __init__(self, config: SeppConfig, *, seed: int) -> None:
+        super().__init__(config, seed=seed if config.seed is None else config.seed)
+        self._pairs: Pairs | None = None
+        self._partners: sepp_pairs.Partners | None = None
+        self._exhibits: tuple[Exhibit, ...] = ()
+        self.number_of_pairs = 0
+        self.purity: float | None = None
+
+    def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
+        """Refuses the budget where the loss remembers items by number from one epoch to the next."""
+        if self.config.equal_budget and self.config.mode == "append" and facts_of(cfg["method"]).remembers_items:
+            raise RefusedMethodError(
+                f"sampler.sepp.equal_budget=true cannot act on method {cfg['method']!r}: it keeps a cluster for each item "
+                "of the last epoch, and under a budget other items follow. Set sampler.sepp.equal_budget=false and the same "
+                "max_steps in both runs, or sampler.sepp.mode=replace."
+            )
+        return method
+
+    def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
+        """Draws images and finds, caps or replaces by random ones, their pairs."""
+        labels = space.images.labels
+        if same_label and labels is None:
+            raise DataError(
+                "sampler.sepp: this method takes images with the same label as positives, but the training set has no labels. "
+                "Use a method without supervision, or a labelled set."
+            )
+        embeddings, begun = space.embeddings, time.perf_counter()
+        found = search_pairs(
+            embeddings,
+            self.config.window,
+            space.search_config,
+            images=number_to_draw(self.config, len(space.images)),
+            seed=self.seed,
+            labels=labels if same_label else None,
+            max_pairs=self.config.max_pairs,
+        )
+        first, second = self._select(found, labels if same_label else None)
+        self.number_of_pairs, self.purity = len(first), pairs_purity(first, second, labels)
+        self._log(found, first, second, images=len(space.images), seconds=time.perf_counter() - begun)
+        self._exhibits = self._near_duplicates(found, embeddings)
+        if self.config.both:
+            first, second = np.concatenate([first, second]), np.concatenate([second, first])
+        self._pairs = Pairs(anchors=first, positives=second)
+        self._partners = sepp_pairs.Partners.of(self._pairs, len(space.images))
+
+    def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
+        """Adds the pairs to the items of the samplers before this one, or shows partners in their place."""
+        assert self._pairs is not None, "prepare() comes before pairs()"
+        assert self._partners is not None
+        if self.config.mode == "replace":
+            return sepp_pairs.replace(pairs, self._partners, epoch=epoch, seed=self.seed)
+        longer = sepp_pairs.append(pairs, self._pairs)
+        if self.config.equal_budget:
+            return sepp_pairs.cut_to_budget(longer, len(pairs.anchors), epoch=epoch, seed=self.seed)
+        return longer
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """Pairs above the window, for the eye to judge the upper threshold."""
+        return self._exhibits
+
+    def _select(self, found: SemanticPairs, labels: NDArray[np.int64] | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(P,) images and (P,) images: the pairs of the window, capped, or as many random ones."""
+        kept = np.arange(len(found.first))
+        if self.config.per_image is not None:
+            kept = sepp_pairs.cap_pairs(found.first, found.second, found.cosines, self.config.per_image)
+        if self.config.select == "window":
+            return found.first[kept], found.second[kept]
+        drawn = found.drawn if labels is None else found.drawn[labels[found.drawn] >= 0]
+        groups = np.zeros(len(drawn), np.int64) if labels is None else labels[drawn]
+        first, second = sepp_pairs.random_pairs(groups, len(kept), self.seed)
+        return drawn[first].astype(np.int32), drawn[second].astype(np.int32)
+
+    def _log(
+        self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int, seconds: float
+    ) -> None:
+        covered, purity, random = coverage(first, second), self.purity, self.config.select == "random"
+        log.info(
+            "sepp: %s%s pairs among %s images drawn of %s, %scosine %.4f to %.4f, found in %s; %.1f %% of the images drawn "
+            "(%.1f %% of all) have a pair%s; %s; %s near-duplicate pairs above are left out",
+            f"{len(first):,}",
+            " random" if random else "",
+            f"{len(found.drawn):,}",
+            f"{images:,}",
+            "as many as have " if random else "",
+            found.low,
+            found.high,
+            duration(seconds),
+            100 * covered / len(found.drawn),
+            100 * covered / images,
+            "" if purity is None else f"; {100 * purity:.1f} % of the pairs are of one class",
+            self._effect(len(first)),
+            f"{found.near_duplicates:,}",
+        )
+
+    def _effect(self, pairs: int) -> str:
+        """What the pairs do to the training, in words."""
+        if self.config.mode == "replace":
+            return "an image with a pair shows a partner as its positive"
+        if self.config.equal_budget:
+            return "pairs and images take turns in epochs as long as without pairs"
+        return f"an epoch has {pairs * (1 + self.config.both):,} items more"
+
+    def _near_duplicates(self, found: SemanticPairs, embeddings: Embeddings) -> tuple[Exhibit, ...]:
+        if not found.near_duplicates:
+            return ()
+        folder = cache_root() / "sepp" if self.config.pictures is None else Path(self.config.pictures)
+        name = f"near-duplicates-{embeddings.fingerprint[:12]}-{len(found.drawn)}-{self.seed}-above-{found.high:.4f}.png"
+        return (near_duplicates(found.examples, found.near_duplicates, found.high, folder / name),)
+
+
+def number_to_draw(config: SeppConfig, images: int) -> int:
+    """Returns the number K of images to draw of N.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    wanted = max(2, round(config.fraction * images)) if config.images is None else config.images
+    if wanted > images:
+        key = "fraction" if config.images is None else "images"
+        raise DataError(f"sampler.sepp.{key} asks for {wanted:,} images, but the training set has {images:,}.")
+    return wanted
+
+
+def near_duplicates(examples: NDArray[np.integer], number: int, high: float, path: Path) -> Exhibit:
+    """Returns the picture of pairs above the window.
+
+    Args:
+        examples: (E, 2) images of the most alike of them, those first.
+        number: Number of all of them.
+        high: Upper threshold of the window.
+        path: PNG file to write.
+    """
+    anchors, positives = sepp_pairs.picture_rows(examples, EXHIBIT_ROWS, EXHIBIT_COLUMNS)
+    title = f"{number:,} pairs above {high:.4f}; the most alike: image | near-duplicates"
+    return Exhibit(path=path, title=title, anchors=anchors, positives=positives)

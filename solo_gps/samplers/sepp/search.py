@@ -1,0 +1,178 @@
+"""From embeddings to semantic pairs of images, with a report of what was found and an error that says what to try."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from solo_gps.errors import DataError
+from solo_gps.runtime.progress import Progress
+from solo_gps.samplers.sepp.pairs import draw_images, suggest_window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from solo_gps.interfaces import Embeddings
+    from solo_gps.neighbours.backend import SearchConfig
+    from solo_gps.samplers.sepp.cosines import CosinePairs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Thresholds of the cosine, each by value or, where its quantile is given, by quantile of all pairs' cosines."""
+
+    low: float
+    high: float
+    low_quantile: float | None = None
+    high_quantile: float | None = None
+
+    def check(self) -> None:
+        """Raises ``ValueError`` for a threshold out of range or in the wrong order."""
+        for key in ("low", "high"):
+            if not -1 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be a cosine, from -1 to 1.")
+        for key in ("low_quantile", "high_quantile"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{key}={value} must be a quantile, from 0 to 1.")
+        if self.low_quantile is None and self.high_quantile is None and self.low > self.high:
+            raise ValueError(f"low={self.low} must not be above high={self.high}.")
+        if self.low_quantile is not None and self.high_quantile is not None and self.low_quantile > self.high_quantile:
+            raise ValueError(f"low_quantile={self.low_quantile} must not be above high_quantile={self.high_quantile}.")
+
+    @property
+    def by_quantile(self) -> bool:
+        """Whether a threshold is placed by quantile."""
+        return self.low_quantile is not None or self.high_quantile is not None
+
+    def at(self, cosines: NDArray[np.float32]) -> tuple[float, float]:
+        """Returns the thresholds as cosines.
+
+        Args:
+            cosines: (P,) cosines of pairs, of which quantiles are taken.
+
+        Raises:
+            DataError: The lower one lies above the upper one.
+        """
+        low = self.low if self.low_quantile is None else float(np.quantile(cosines, self.low_quantile))
+        high = self.high if self.high_quantile is None else float(np.quantile(cosines, self.high_quantile))
+        if low > high:
+            raise DataError(
+                f"sampler.sepp: the lower threshold {low:.4f} lies above the upper one, {high:.4f}. Give both by value, "
+                "or both by quantile."
+            )
+        return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticPairs:
+    """Pairs of images in the window, before any cap.
+
+    Attributes:
+        drawn: (K,) int64 images among which pairs were looked for, ascending.
+        first: (P,) int32 image, the smaller index of the two.
+        second: (P,) int32 image.
+        cosines: (P,) float32.
+        low: Lower threshold, as a cosine.
+        high: Upper threshold, as a cosine.
+        near_duplicates: Number of pairs above the window.
+        examples: (E, 2) int32 images of the most alike of those.
+    """
+
+    drawn: NDArray[np.int64]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
+    cosines: NDArray[np.float32]
+    low: float
+    high: float
+    near_duplicates: int
+    examples: NDArray[np.int32]
+
+
+def search_pairs(
+    embeddings: Embeddings,
+    window: Window,
+    search: SearchConfig,
+    *,
+    images: int,
+    seed: int,
+    labels: NDArray[np.int64] | None = None,
+    max_pairs: int = 10_000_000,
+) -> SemanticPairs:
+    """Draws images and finds their pairs in the window (SePP, section 3).
+
+    Args:
+        embeddings: N images in the prior space; cosines are taken whatever its own distance is.
+        window: Thresholds.
+        search: Device and working memory.
+        images: Number K of images to draw.
+        seed: Seed of the draw.
+        labels: (N,) classes, where pairs must be of one known class; else ``None``.
+        max_pairs: Most pairs that may be found.
+
+    Raises:
+        DataError: No pair lies in the window, none there is of one class, or there are too many.
+    """
+    from solo_gps.neighbours.backends.faiss_here import pick_device
+    from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines
+
+    array = embeddings.array
+    drawn = draw_images(len(array), images, seed)
+    array = array if len(drawn) == len(array) else array[drawn]
+    sampled = sample_cosines(array, seed=seed) if window.by_quantile else None
+    low, high = window.at(sampled) if sampled is not None else (window.low, window.high)
+    rows = UnitRows(array, device=pick_device(search.device), memory_mib=search.memory_mib)
+    with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:
+        found = find_cosine_pairs(rows, low, high, max_pairs=max_pairs, progress=progress.update)
+    if not len(found.first):
+        sampled = sample_cosines(array, seed=seed) if sampled is None else sampled
+        seen = (
+            f"no pair of the {len(drawn):,} images drawn (of {len(embeddings.array):,}) has a cosine from {low:.4g} to {high:.4g}"
+        )
+        raise DataError(f"sampler.sepp: {seen}: {_what_to_try(sampled, found, len(drawn))}")
+    first, second = drawn[found.first].astype(np.int32), drawn[found.second].astype(np.int32)
+    kept = slice(None) if labels is None else (labels[first] == labels[second]) & (labels[first] >= 0)
+    if labels is not None and not kept.any():  # type: ignore[union-attr]
+        raise DataError(
+            f"sampler.sepp: none of the {len(first):,} pairs with a cosine from {low:.4f} to {high:.4f} is of one class, and "
+            "this method takes images of the same class as positives. Widen the window, or draw more images."
+        )
+    return SemanticPairs(
+        drawn=drawn,
+        first=first[kept],
+        second=second[kept],
+        cosines=found.cosines[kept],
+        low=low,
+        high=high,
+        near_duplicates=found.above,
+        examples=drawn[found.examples].astype(np.int32),
+    )
+
+
+def _what_to_try(sampled: NDArray[np.float32], found: CosinePairs, drawn: int) -> str:
+    low, high = suggest_window(sampled, drawn)
+    quantile = 1 - 2 / max(2, drawn - 1)
+    return (
+        f"they lie between {found.lowest:.4f} and {found.highest:.4f}, half of them below {np.median(sampled):.4f}. Where "
+        f"cosines lie is a property of the prior; for this one try sampler.sepp.low={low} sampler.sepp.high={high} (about one "
+        f"pair an image), or by quantile sampler.sepp.low_quantile={quantile:.6g} sampler.sepp.high_quantile=1. "
+        "`solo-gps sepp sweep` shows the choice."
+    )
+
+
+def coverage(first: NDArray[np.integer], second: NDArray[np.integer]) -> int:
+    """Returns the number of different images in pairs."""
+    return len(np.unique(np.concatenate([first, second])))
+
+
+def pairs_purity(first: NDArray[np.integer], second: NDArray[np.integer], labels: NDArray[np.integer] | None) -> float | None:
+    """Returns the share of pairs of one class among those with both classes known, or ``None`` without any."""
+    if labels is None:
+        return None
+    known = (labels[first] >= 0) & (labels[second] >= 0)
+    return float((labels[first] == labels[second])[known].mean()) if known.any() else None

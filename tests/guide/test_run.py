@@ -1,0 +1,273 @@
+"""Switching on, switching off, and what is refused before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+import solo_gps
+from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError, UnknownNameError
+from solo_gps.guide.run import current_activation
+from solo_gps.hosts.detect import detect_host
+
+pytestmark = pytest.mark.host
+HOST = detect_host()
+GPS = {"gps": {"k": 3}}
+PIXELS = {"name": "pixels"}
+
+
+def footprint():
+    return {
+        "methods": dict(HOST.methods),
+        "loader": vars(HOST.loader_module).copy(),
+        "classes": {name: dict(vars(cls)) for name, cls in HOST.methods.items()},
+    }
+
+
+def test_switching_off_restores_solo_learn_exactly(recipe):
+    before = footprint()
+    with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)) as activation:
+        assert current_activation() is activation
+        assert HOST.methods["simclr"] is not before["methods"]["simclr"]
+        assert HOST.loader_module.DataLoader is not before["loader"]["DataLoader"]
+    assert footprint() == before
+    assert current_activation() is None
+
+
+def test_an_error_inside_restores_solo_learn_too(recipe):
+    before = footprint()
+    with pytest.raises(ZeroDivisionError), solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)):
+        raise ZeroDivisionError
+    assert footprint() == before
+
+
+def test_no_sampler_touches_no_registry(recipe):
+    before = footprint()["methods"], HOST.loader_module.DataLoader
+    with solo_gps.activate(recipe(sampler={})):
+        assert (dict(HOST.methods), HOST.loader_module.DataLoader) == before
+
+
+def test_a_plain_dict_will_do(recipe):
+    with solo_gps.activate(OmegaConf.to_container(recipe(sampler=GPS, prior=PIXELS))) as activation:
+        assert list(activation.samplers) == ["gps"]
+
+
+def test_switching_on_twice_is_refused(recipe):
+    first, second = solo_gps.activate(recipe(sampler=GPS)), solo_gps.activate(recipe(sampler=GPS))
+    with first, pytest.raises(HostError, match="switched on already"), second:
+        pass
+
+
+def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
+    original = HOST.methods["simclr"]
+    with solo_gps.activate(recipe(sampler=GPS)):
+        guided = HOST.methods["simclr"]
+    assert issubclass(guided, original)
+    assert (guided.__name__, guided.__module__, guided.__doc__) == (original.__name__, original.__module__, original.__doc__)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error", "message"),
+    [
+        ({"sampler": {"gsp": {}}}, UnknownNameError, r"unknown sampler 'gsp'.*Did you mean 'gps'\?"),
+        ({"sampler": "gps"}, ConfigError, r"did not find the config group 'sampler' on its search path"),
+        ({"sampler": ["gps"]}, ConfigError, r"sampler: wanted a group"),
+        ({"sampler": {"gps": {"kk": 1}}}, ConfigError, r"sampler\.gps\.kk: no such key.*Did you mean 'k'\?"),
+        ({"sampler": {"gps": {"k": "x"}}}, ConfigError, r"sampler\.gps\.k: .*'x'"),
+        ({"sampler": GPS, "method": "simlcr"}, UnknownNameError, r"unknown method 'simlcr'.*Did you mean 'simclr'\?"),
+        ({"sampler": GPS, "method": "linear"}, UnknownNameError, r"unknown method 'linear'"),
+        ({"sampler": GPS, "prior": {"name": "tim"}}, UnknownNameError, r"unknown .*'tim'.*Did you mean 'timm'\?"),
+        ({"sampler": GPS, "prior": {"name": "pixels", "sise": 8}}, ConfigError, r"prior\.sise: no such key"),
+        ({"sampler": GPS, "search": {"backend": "fais"}}, UnknownNameError, r"unknown .*'fais'.*Did you mean 'faiss'\?"),
+        ({"sampler": GPS, "search": {"bakend": "faiss"}}, ConfigError, r"search\.bakend: no such key"),
+        ({"prior": PIXELS}, ConfigError, r"prior without a sampler: .*Add \+sampler=gps"),
+        ({"search": {"backend": "torch"}}, ConfigError, r"search without a sampler"),
+        ({"prior": PIXELS, "refresh": {"every": 1}}, ConfigError, r"prior and refresh without a sampler"),
+        ({"sampler": GPS, "data": {"format": "dali"}}, ConfigError, r"data\.format='dali'"),
+        ({"sampler": GPS, "data": {"train_path": "nowhere/at/all"}}, DataError, r"no such folder"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, recipe, own_cache):
+    before = footprint()
+    with pytest.raises(error, match=message), solo_gps.activate(recipe(**nodes)):
+        raise AssertionError("must not be switched on")
+    assert footprint() == before
+    assert not own_cache.exists()
+
+
+def test_no_sampler_by_name_is_a_plain_run_whatever_the_prior(recipe):
+    before = footprint()
+    with solo_gps.activate(recipe(sampler={}, prior=PIXELS, search={"backend": "torch"})) as activation:
+        assert not activation.guides_images
+    assert footprint() == before
+
+
+@pytest.mark.skipif("mae" not in HOST.methods, reason="mae came with solo-learn 1.0.6")
+def test_mae_is_refused(recipe):
+    with (
+        pytest.raises(RefusedMethodError, match="'gps' cannot act on method 'mae'"),
+        solo_gps.activate(recipe("mae", sampler=GPS)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("folders", "no_labels", "message"),
+    [
+        ([], False, "is empty"),
+        (["a", "b"], False, "class folder .* is empty"),
+        (["only.png"], False, "has no class folders"),
+    ],
+)
+def test_an_empty_folder_is_refused(folders, no_labels, message, recipe, tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for name in folders:
+        (root / name).touch() if "." in name else (root / name).mkdir()
+    data = {"train_path": str(root), "no_labels": no_labels}
+    with pytest.raises(DataError, match=message), solo_gps.activate(recipe(sampler=GPS, data=data)):
+        pass
+
+
+def load(cfg):
+    with solo_gps.activate(cfg):
+        return HOST.build_train_loader(HOST.complete(cfg))
+
+
+@pytest.mark.parametrize("sampler", [{}, GPS, {"sepp": {}}, {"pnn": {}}, {"pnn": {"space": "prior"}}])
+def test_a_set_without_a_whole_batch_is_refused_before_the_prior_is_built(sampler, recipe, own_cache):
+    method = "simclr" if "pnn" not in sampler or HOST.generation == "1.0.6" else "nnclr"
+    cfg = recipe(method, sampler=sampler, prior=PIXELS, batch_size=32, method_kwargs={"queue_size": 192})
+    cfg.devices = 2
+    with pytest.raises(DataError, match=r"48 images, 24 for each of 2 devices, but optimizer\.batch_size=32.*at most 24\."):
+        load(cfg)
+    assert not own_cache.exists()
+    cfg.optimizer.batch_size = 24
+    if "sepp" not in sampler:  # whose own keys do not fit these images
+        load(cfg)
+
+
+@pytest.mark.parametrize("k", [48, 100])
+def test_k_not_below_the_number_of_images_is_refused(k, recipe):
+    with pytest.raises(DataError, match=rf"k={k}.*48"):
+        load(recipe(sampler={"gps": {"k": k}}, prior=PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((47, 3), np.float32), "48"),
+        (np.full((48, 3), np.nan, np.float32), "finite"),
+        (np.array([[object()]] * 48), "pickle|object"),
+    ],
+)
+def test_a_wrong_array_is_refused_and_leaves_nothing_behind(array, message, recipe, tmp_path, own_cache):
+    file = tmp_path / "embeddings.npy"
+    np.save(file, array, allow_pickle=array.dtype == object)
+    with pytest.raises((DataError, ConfigError), match=message):
+        load(recipe(sampler=GPS, prior={"name": "array", "path": str(file)}))
+    assert not [path for path in own_cache.rglob("*.npy")]
+
+
+def test_training_on_a_loader_that_was_never_guided_is_an_error(recipe):
+    from torch.utils.data import DataLoader
+
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    loader = HOST.build_train_loader(HOST.complete(recipe()))
+    assert type(loader) is DataLoader
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model = HOST.build_method(cfg, HOST.methods["simclr"])
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match="never guided"):
+            trainer.fit(model, loader)
+
+
+@pytest.mark.filterwarnings("ignore")  # the hosts warn of today's libraries
+def test_training_on_another_loader_than_the_guided_one_is_an_error(recipe):
+    plain = HOST.build_train_loader(HOST.complete(recipe()))
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model = HOST.build_method(cfg, HOST.methods["simclr"])
+        HOST.build_train_loader(cfg)
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match="another loader than the guided one"):
+            trainer.fit(model, plain)
+
+
+def refused(recipe, make, loader, message):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model, guided = HOST.build_method(cfg, make(HOST.methods["simclr"])), HOST.build_train_loader(cfg)
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(cfg), "callbacks": [], "logger": False})
+        with pytest.raises(HostError, match=message):
+            trainer.fit(model, guided if loader is None else loader)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("plain_loader", [False, True])
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (("configure_callbacks", lambda self: []), "without the callback that guides it"),
+        (("on_after_batch_transfer", lambda self, batch, dataloader_idx: batch), "another loader|never went through"),
+    ],
+)
+def test_a_subclass_that_leaves_our_hooks_out_is_an_error(hook, message, plain_loader, recipe):
+    loader = HOST.build_train_loader(HOST.complete(recipe())) if plain_loader else None
+    refused(recipe, lambda cls: type("Mine", (cls,), dict([hook])), loader, message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_by_hand_is_an_error(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        cfg = HOST.complete(cfg)
+        model, loader = HOST.build_method(cfg, HOST.methods["simclr"]), HOST.build_train_loader(cfg)
+        with pytest.raises(HostError, match="never went through its on_after_batch_transfer"):
+            model.training_step(next(iter(loader)), 0)
+
+
+def test_a_second_training_set_is_an_error_and_the_same_one_is_none(recipe, tmp_path, digits):
+    (tmp_path / "other").symlink_to(digits / "val")
+    cfg, other = recipe(sampler=GPS, prior=PIXELS), recipe(data={"train_path": str(tmp_path / "other")})
+    with solo_gps.activate(cfg):
+        HOST.build_train_loader(HOST.complete(cfg))
+        HOST.build_train_loader(HOST.complete(recipe()))
+        with pytest.raises(HostError, match="second training set"):
+            HOST.build_train_loader(HOST.complete(other))
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook_find_unused_parameters_false"])
+def test_strategies_that_train_in_copies_are_refused(strategy, recipe):
+    with pytest.raises(ConfigError, match="Use strategy=ddp"), solo_gps.activate(recipe(sampler=GPS, strategy=strategy)):
+        pass
+
+
+@pytest.mark.parametrize(("name", "tagged"), [(None, "simclr-gps_k=3-pixels"), (2024, "2024-gps_k=3-pixels")])
+def test_any_name_is_tagged(name, tagged, recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    cfg.name = name
+    with solo_gps.activate(cfg) as activation:
+        activation.record_in(cfg)
+    assert cfg.name == tagged
+
+
+def test_the_runs_name_says_which_samplers_act(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg) as activation:
+        cfg = HOST.complete(cfg)
+        activation.record_in(cfg)
+        HOST.build_method(cfg, HOST.methods["simclr"])
+    assert cfg.name == "simclr-test-gps_k=3-pixels"
+
+
+@pytest.mark.skipif(HOST.generation != "1.0.6", reason="1.0.2 builds methods from keyword arguments")
+def test_a_method_built_by_main_pretrain_tags_the_runs_name(recipe):
+    with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)):
+        cfg = HOST.complete(recipe(sampler=GPS, prior=PIXELS))
+        HOST.build_method(cfg, HOST.methods["simclr"])
+    assert cfg.name == "simclr-test-gps_k=3-pixels"

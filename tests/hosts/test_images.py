@@ -1,0 +1,112 @@
+"""Raw images, labels and contents of every dataset class that solo-learn builds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR10, STL10, ImageFolder
+
+from solo_gps.errors import DataError
+from solo_gps.hosts.detect import detect_host
+from solo_gps.hosts.images import host_images
+
+pytestmark = pytest.mark.host
+HOST = detect_host()
+
+
+def indexed(cls):
+    return HOST.loader_module.dataset_with_index(cls)
+
+
+def in_memory(cls, data, **labels):
+    """A torchvision set as it is once loaded; nothing is downloaded."""
+    dataset = indexed(cls).__new__(indexed(cls))
+    vars(dataset).update(data=data, transform=lambda image: pytest.fail("transformed"), target_transform=None, **labels)
+    return dataset
+
+
+def pixels(images):
+    return [np.asarray(images.image(index)) for index in range(len(images))]
+
+
+def test_cifar():
+    data = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    images = host_images(in_memory(CIFAR10, data, targets=[2, 0, 1]))
+    assert images.labels.tolist() == [2, 0, 1]
+    assert np.array_equal(pixels(images), data)
+    assert list(images.content()) == [image.tobytes() for image in data]
+
+
+def test_stl10_with_unlabelled_images():
+    data = np.random.default_rng(0).integers(0, 256, (3, 3, 96, 96), dtype=np.uint8)
+    images = host_images(in_memory(STL10, data, labels=np.array([4, -1, -1])))
+    assert images.labels.tolist() == [4, -1, -1]
+    assert np.array_equal(pixels(images), data.transpose(0, 2, 3, 1))
+
+
+def test_image_folder(digits):
+    dataset = indexed(ImageFolder)(str(digits / "train"), lambda image: pytest.fail("transformed"))
+    images = host_images(dataset)
+    plain = ImageFolder(digits / "train")
+    assert images.labels.tolist() == plain.targets
+    assert all(np.array_equal(a, np.asarray(b)) for a, (b, _) in zip(pixels(images), plain, strict=True))
+    first = digits / "train" / "0" / "000.png"
+    assert next(images.content()) == f"0/000.png\0{first.stat().st_size}".encode()
+    assert dataset.transform is not None
+
+
+def test_contents_do_not_name_the_place(digits, tmp_path):
+    import shutil
+
+    shutil.copytree(digits / "train", tmp_path / "moved")
+    here, there = (host_images(ImageFolder(folder)) for folder in (digits / "train", tmp_path / "moved"))
+    assert list(here.content()) == list(there.content())
+
+
+def test_flat_folder_without_labels(digits):
+    dataset = indexed(HOST.loader_module.CustomDatasetWithoutLabels)(digits / "train" / "0", None)
+    images = host_images(dataset)
+    assert images.labels is None
+    for index, name in enumerate(dataset.images):
+        assert np.array_equal(np.asarray(images.image(index)), np.asarray(Image.open(digits / "train" / "0" / name)))
+
+
+@pytest.mark.skipif(HOST.generation != "1.0.6", reason="H5 came with solo-learn 1.0.6")
+def test_h5(digits, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    from solo.data.h5_dataset import H5Dataset
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # solo-learn writes a list of the file there
+    plain = ImageFolder(digits / "train")
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        for path, label in plain.samples:
+            group = file.require_group(plain.classes[label])
+            with open(path, "rb") as image:
+                group[path.rsplit("/", 1)[1]] = np.frombuffer(image.read(), dtype=np.uint8)
+    images = host_images(indexed(H5Dataset)("imagenet", str(tmp_path / "digits.h5"), None))
+    assert images.labels.tolist() == plain.targets
+    assert all(np.array_equal(a, np.asarray(b)) for a, (b, _) in zip(pixels(images), plain, strict=True))
+    assert len(set(images.content())) == len(plain)
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    dataset = in_memory(CIFAR10, np.empty((0, 32, 32, 3), np.uint8), targets=[])
+    with pytest.raises(DataError, match="holds no image"):
+        host_images(dataset)
+
+
+def test_an_unknown_class_is_refused():
+    class Odd:
+        pass
+
+    with pytest.raises(DataError, match=r"cannot read the raw images.*register_datasets"):
+        host_images(Odd())
+
+
+def test_a_fraction_of_the_data_is_guided_within_itself(recipe, train):
+    cfg = recipe(max_epochs=1, sampler={"gps": {"k": 23}}, prior={"name": "pixels"})
+    cfg.data.fraction = 0.5
+    run = train(cfg)
+    assert len(run.losses) == 3
+    assert sorted(int(i) for items, _, _ in run.batches for i in items) == list(range(24))
