@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import advise, find
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.workspace import open_workspace
 from solo_gps.neighbours.fitting import largest_radius

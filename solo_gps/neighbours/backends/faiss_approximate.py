@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
+from solo_gps.neighbours.config import SearchConfig
 
 # Points that FAISS's k-means wants for each list, and more than which it would not use.
 TRAINING_POINTS = 64

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
+from solo_gps.neighbours.config import SearchConfig
 
 
 class FaissFlat(SearchBackend):

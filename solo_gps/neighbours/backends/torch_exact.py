@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
-from solo_gps.neighbours.backends.faiss_here import pick_device
-from solo_gps.neighbours.exact.rerank import as_tensor
+from solo_gps.runtime.arrays import as_tensor
+from solo_gps.runtime.devices import pick_device
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.near_points import NearPairs
 from solo_gps.neighbours.exact.prepare import Points
 from solo_gps.neighbours.exact.rerank import Distances, distances_between, sort_key
@@ -39,7 +39,7 @@ class Workspace:
             (P,) ascending positions in ``rows``, and (P,) keys of the points in their balls, themselves included, sorted in each.
         """
         limit = float(self.points.search_distance(np.asarray(radius)))
-        row, point = self.near.find(rows, np.full(len(rows), limit))
+        row, point = self.near.up_to(rows, np.full(len(rows), limit))
         squared = self.distances(rows[row], point[:, None])[:, 0]
         inside = self.table_distance(squared) < radius
         row, key = row[inside], sort_key(squared, point)[inside]
