@@ -21,7 +21,7 @@ def nearest_points(
     backend: SearchBackend,
     count: int,
     rows: range,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Nearest points of each of ``rows``, itself first.
 
@@ -30,7 +30,7 @@ def nearest_points(
         backend: Fitted backend.
         count: Number C of points wanted for each row, itself included; at most U.
         rows: Consecutive rows.
-        progress: Called with the number of rows done so far.
+        progress: Called with the number of rows of each block.
 
     Returns:
         (len(rows), C) int64 keys of (distance, point), sorted; the row itself is -1, and missing ones (approximate backends) are
@@ -48,7 +48,7 @@ def nearest_points(
             keys[unproven] = complete_rows(work, block[unproven], keys[unproven])
         backend.observe(len(unproven) / len(block))
         table[start - rows.start : stop - rows.start] = keys
-        progress(stop - rows.start)
+        progress(len(block))
         start = stop
     return table
 

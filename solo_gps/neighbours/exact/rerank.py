@@ -42,7 +42,7 @@ class HostDistances:
     def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """See :class:`Distances`."""
         out = np.empty(columns.shape, np.float32)
-        threads = _threads()
+        threads = torch.get_num_threads()
         if out.size * self.points.shape[1] < _HOST_BLOCK or threads == 1:
             self._fill(rows, columns, out)
             return out
@@ -112,10 +112,6 @@ def _folded_sum(values: Any) -> Any:
         values[: width - half] += values[half:width]
         width = half
     return values[0]
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=2)
