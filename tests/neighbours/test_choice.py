@@ -97,15 +97,15 @@ def test_faiss_without_gpu_or_cagra_is_named(monkeypatch):
     monkeypatch.setattr(
         faiss_here, "installed_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason="")
     )
-    assert "Uninstall faiss-cpu" in faiss_missing("faiss_gpu", gpu=True)
+    assert "Uninstall faiss-cpu" in faiss_missing(gpu=True)
     monkeypatch.setattr(
         faiss_here, "installed_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason="")
     )
-    assert faiss_missing("faiss_gpu", gpu=True) is None
-    assert "cuVS" in faiss_missing("faiss_cagra", gpu=True, cagra=True)
+    assert faiss_missing(gpu=True) is None
+    assert "cuVS" in faiss_missing(gpu=True, cagra=True)
     both = Faiss(version="1.14", package="faiss-cpu and faiss-gpu", gpus=2, cagra=False, reason="")
     monkeypatch.setattr(faiss_here, "installed_faiss", lambda: both)
-    assert "overwrite each other" in faiss_missing("faiss")
+    assert "overwrite each other" in faiss_missing()
 
 
 def test_cuda_without_a_gpu():

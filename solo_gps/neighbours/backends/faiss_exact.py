@@ -17,7 +17,7 @@ class FaissFlat(SearchBackend):
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
         """FAISS must be there."""
-        return faiss_missing("faiss")
+        return faiss_missing()
 
     def fit(self, points: np.ndarray) -> None:
         """Keeps the points and their norms."""
@@ -46,7 +46,7 @@ class FaissGpu(FaissFlat):
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
         """A FAISS built for CUDA and a GPU must be there."""
-        return faiss_missing("faiss_gpu", gpu=True)
+        return faiss_missing(gpu=True)
 
     def fit(self, points: np.ndarray) -> None:
         """Copies the points to the GPUs."""

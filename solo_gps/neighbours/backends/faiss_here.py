@@ -58,7 +58,7 @@ def load_faiss() -> Any:
     return faiss
 
 
-def faiss_missing(backend: str, *, gpu: bool = False, cagra: bool = False) -> str | None:
+def faiss_missing(*, gpu: bool = False, cagra: bool = False) -> str | None:
     """Returns why a FAISS backend cannot run here and what to install, or ``None``."""
     found = installed_faiss()
     if found.version is None:
