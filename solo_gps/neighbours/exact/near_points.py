@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -79,7 +80,7 @@ class NearPairs:
         # Prepared points are never further apart than 2, so 16 is as good as infinity.
         return torch.from_numpy(np.minimum(np.square(limit) * (1 + 1e-5), 16.0)).float().to(self._device)
 
-    def _tiles(self, rows: np.ndarray, *, lower: bool):  # type: ignore[no-untyped-def]
+    def _tiles(self, rows: np.ndarray, *, lower: bool) -> Iterator[tuple[int, torch.Tensor]]:
         """Yields (first column, (B, C) squared distances), less their rounding error when ``lower``."""
         at = torch.from_numpy(rows).to(self._device)
         some, own = self._points[at], self._norms[at]
