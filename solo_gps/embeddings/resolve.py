@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,9 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
+from solo_gps.runtime.devices import device_of
 
 if TYPE_CHECKING:
-    import torch
-
     from solo_gps.priors.base import Encoder
 
 
@@ -61,29 +59,6 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> Encoder:
     encoder_class = lookup("register_encoders", "prior", name)
     encoder: Encoder = encoder_class(parse(prior, encoder_class.config_class, "prior"))
     return encoder
-
-
-def device_of(name: str) -> torch.device:
-    """Turns ``prior.device`` into a device.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        # Each rank that torchrun, Lightning or Slurm starts on a machine has a GPU of its own.
-        rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
-        return torch.device("cuda", int(rank) % torch.cuda.device_count())
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"prior.device={name!r} is not a device; wanted auto, cpu, cuda or cuda:<n>.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"prior.device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices. Use auto or cpu.")
-    return device
 
 
 def check_not_empty(images: int) -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from solo_gps.embeddings.resolve import check_not_empty, device_of, resolve_prior
+from solo_gps.embeddings.resolve import check_not_empty, resolve_prior
+from solo_gps.runtime.devices import device_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
 from solo_gps.hosts.data_folder import check_data_folder, check_host_keys
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.methods import NOT_METHODS
-from solo_gps.neighbours.backend import SearchConfig
-from solo_gps.neighbours.resolve import parse_search, resolve_search
+from solo_gps.neighbours.choose import parse_search, resolve_search
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.plugins import lookup
 from solo_gps.priors.base import PriorConfig
 from solo_gps.samplers.base import Sampler

@@ -31,7 +31,7 @@ def find(
 
     Args:
         embeddings: N points and the space (squared L2 or 1 - cosine) in which they are compared.
-        search: Keys of :class:`solo_gps.neighbours.backend.SearchConfig`; ``None`` takes the defaults.
+        search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         k: Number of neighbours, 1 to N - 1. Exactly one of ``k`` and ``radius`` is given.
         radius: Neighbours are all points strictly closer than this; a squared distance where the space is euclidean, 1 - cosine
             where it is cosine.
@@ -56,7 +56,7 @@ def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: floa
 
     Args:
         embeddings: N points and the space in which they are compared.
-        search: Keys of :class:`solo_gps.neighbours.backend.SearchConfig`; ``None`` takes the defaults.
+        search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         share: Share of the images that should have a neighbour at that radius, 0 to 1.
     """
     from solo_gps.neighbours.search import advise as run

@@ -10,7 +10,7 @@ from solo_gps.methods import facts_of
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings, Exhibit, ImageSet, NeighbourTable, Pairs
-    from solo_gps.neighbours.backend import SearchConfig
+    from solo_gps.neighbours.config import SearchConfig
     from solo_gps.neighbours.fitting import RadiusAdvice
 
 
@@ -51,7 +51,7 @@ class PriorSpace:
     @cached_property
     def search_config(self) -> SearchConfig:
         """Device and working memory of searches that a sampler makes by itself."""
-        from solo_gps.neighbours.resolve import resolve_search
+        from solo_gps.neighbours.choose import resolve_search
 
         return resolve_search(self._search)
 

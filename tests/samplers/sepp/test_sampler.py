@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError
 from solo_gps.interfaces import Embeddings, Pairs
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.samplers.sepp.sampler import Sepp, SeppConfig
 from solo_gps.samplers.sepp.search import Window
 
