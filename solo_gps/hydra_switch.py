@@ -117,8 +117,15 @@ def _names_samplers(cfg: DictConfig) -> bool:
     if OmegaConf.is_interpolation(cfg, "sampler") or OmegaConf.is_missing(cfg, "sampler") or not OmegaConf.is_dict(cfg.sampler):
         return False
     from solo_gps.plugins import registered
+    from solo_gps.samplers import register_samplers
 
-    return not set(cfg.sampler).isdisjoint(registered("register_samplers"))
+    names = set(cfg.sampler)
+    if not names.isdisjoint(register_samplers()):
+        return True
+    # Plugins are not loaded for a program that cannot mean one: each of ours has a group of keys.
+    nodes = OmegaConf.to_container(cfg.sampler, resolve=False).values()  # type: ignore[union-attr]
+    groups = all(node is None or isinstance(node, dict) for node in nodes)
+    return groups and not names.isdisjoint(registered("register_samplers"))
 
 
 def overruled(own: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> list[str]:

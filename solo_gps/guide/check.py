@@ -17,7 +17,7 @@ from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.backend import SearchConfig
 from solo_gps.neighbours.resolve import parse_search, resolve_search
 from solo_gps.plugins import lookup
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
 NEED_A_SAMPLER = ("prior", "search", "refresh")
@@ -50,7 +50,7 @@ def read_recipe(recipe: DictConfig) -> Asked:
         RefusedMethodError: A sampler cannot act on the method.
     """
     samplers = make_samplers(recipe)
-    prior, search = parse_prior(node_of(recipe, "prior")).config, parse_search(node_of(recipe, "search"))
+    prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh = parse_refresh(recipe, samplers)
     names = method_names()
     if names is not None:
@@ -119,8 +119,9 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
     """
     check_method(recipe, list(host.methods), samplers)
     _check_strategy(recipe, samplers)
-    resolve_prior(node_of(recipe, "prior"))
-    resolve_search(node_of(recipe, "search"))
+    if samplers:
+        resolve_prior(node_of(recipe, "prior"))
+        resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
 
 

@@ -47,7 +47,6 @@ def parse_search(search: Mapping[str, Any] | None = None) -> SearchConfig:
             f"+search={search}, Hydra did not find the config groups of solo-gps: run `solo-gps doctor`."
         )
     config = parse({} if search is None else search, SearchConfig, "search")
-    known = registered("register_search_backends")
-    if config.backend != "auto" and config.backend not in known:
+    if config.backend != "auto" and config.backend not in (known := registered("register_search_backends")):
         raise UnknownNameError("search backend", config.backend, [*known, "auto"])
     return config
