@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from solo_gps.guide.check import read_recipe
 from solo_gps.hydra_switch import FailedJob, GuidedJob, _places, asks_for_guidance, overruled
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,14 @@ def test_a_recipe_of_solo_learn_asks_by_what_it_says(recipe, asks):
 def test_a_program_that_is_none_of_solo_learns_is_left_alone(recipe, asks, monkeypatch):
     monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
     assert asks_for_guidance(OmegaConf.create(recipe)) == asks
+
+
+def test_plugins_are_not_loaded_for_a_program_that_cannot_mean_them(monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+    monkeypatch.setattr("solo_gps.plugins.plugin_manager", lambda: pytest.fail("loaded plugins"))
+    assert not asks_for_guidance(OmegaConf.create({"sampler": {"name": "ddim", "steps": 50}}))
+    assert not asks_for_guidance(OmegaConf.create({**SHAPED, "sampler": None}))
+    read_recipe(OmegaConf.create({**SHAPED, "sampler": {}}))
 
 
 def test_a_config_that_is_no_mapping_asks_for_nothing():

@@ -17,7 +17,7 @@ from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.choose import parse_search, resolve_search
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.plugins import lookup
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
 NEED_A_SAMPLER = ("prior", "search", "refresh")
@@ -52,7 +52,7 @@ def read_recipe(recipe: DictConfig) -> Asked:
     samplers = make_samplers(recipe)
     if not samplers:  # a plain run, of whatever program: nothing of ours is read
         return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None)
-    prior, search = parse_prior(node_of(recipe, "prior")).config, parse_search(node_of(recipe, "search"))
+    prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh = parse_refresh(recipe, samplers)
     names = method_names()
     if names is not None:

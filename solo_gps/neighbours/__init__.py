@@ -65,17 +65,13 @@ def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: floa
 
 
 @hookimpl
-def register_search_backends() -> dict[str, type]:
-    """Registers the built-in backends; FAISS itself is imported only when one of its backends is used."""
-    from solo_gps.neighbours.backends.faiss_approximate import FaissCagra, FaissHnsw, FaissIvf
-    from solo_gps.neighbours.backends.faiss_exact import FaissFlat, FaissGpu
-    from solo_gps.neighbours.backends.torch_exact import TorchExact
-
+def register_search_backends() -> dict[str, str]:
+    """Registers the built-in backends."""
     return {
-        "torch": TorchExact,
-        "faiss": FaissFlat,
-        "faiss_gpu": FaissGpu,
-        "faiss_ivf": FaissIvf,
-        "faiss_hnsw": FaissHnsw,
-        "faiss_cagra": FaissCagra,
+        "torch": "solo_gps.neighbours.backends.torch_exact:TorchExact",
+        "faiss": "solo_gps.neighbours.backends.faiss_exact:FaissFlat",
+        "faiss_gpu": "solo_gps.neighbours.backends.faiss_exact:FaissGpu",
+        "faiss_ivf": "solo_gps.neighbours.backends.faiss_approximate:FaissIvf",
+        "faiss_hnsw": "solo_gps.neighbours.backends.faiss_approximate:FaissHnsw",
+        "faiss_cagra": "solo_gps.neighbours.backends.faiss_approximate:FaissCagra",
     }

@@ -21,6 +21,7 @@ from solo_gps.neighbours.backends.faiss_here import Faiss, faiss_missing
 from solo_gps.neighbours.choose import choose_backend, resolve_search
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import duplicate_report, group_duplicates
+from solo_gps.plugins import registered
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "search"
 ABSENT = Faiss(version=None, package="another build", gpus=0, cagra=False, reason="No module named 'faiss'")
@@ -138,8 +139,9 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
             worst = np.argsort(-distances, axis=1)[:, :count]
             return Candidates(indices=worst, reach=np.zeros(len(rows)))
 
-    known = {**register_search_backends(), "farthest": Farthest}
-    monkeypatch.setattr("solo_gps.neighbours.choose.registered", lambda hook: known)
+    known = {**registered("register_search_backends"), "farthest": Farthest}
+    for module in ("plugins", "neighbours.choose"):
+        monkeypatch.setattr(f"solo_gps.{module}.registered", lambda hook: known)
     ours = find(embeddings(), {"backend": "farthest"}, k=5)
     assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist()
 
