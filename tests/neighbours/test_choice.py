@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from config_keys import composed
 from omegaconf import OmegaConf
 
 from solo_gps.errors import ConfigError, UnknownNameError
@@ -23,7 +24,6 @@ from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import duplicate_report, group_duplicates
 from solo_gps.plugins import registered
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "search"
 ABSENT = Faiss(version=None, package="another build", gpus=0, cagra=False, reason="No module named 'faiss'")
 
 
@@ -148,7 +148,7 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
 
 @pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
 def test_config_file_lists_every_key_with_the_default(name):
-    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    node = composed(f"+search={name}")["search"]
     assert node == {**dataclasses.asdict(SearchConfig()), "backend": name}
 
 
