@@ -77,11 +77,11 @@ class Pairing:
         self.space = PriorSpace(images, self._cfg.get("prior"), self._cfg.get("search"))
         self._use_prior(self._samplers)
 
-    def watch(self, method: torch.nn.Module) -> None:
+    def attach(self, method: torch.nn.Module) -> None:
         """Takes the method that is about to be trained; the tables that another training left give way to the prior's."""
         if self.refresh is None:
             return
-        self.refresh.watch(method)
+        self.refresh.attach(method)
         if self.refreshed_epoch is not None:
             self.refreshed_epoch = None
             self._use_prior(self._refreshable)

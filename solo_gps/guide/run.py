@@ -267,7 +267,7 @@ class Activation:
         self._fitting, self._may_raise = trainer, False
         self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
         self.receipt.begin_training()
-        self.pairing.watch(method)
+        self.pairing.attach(method)
         method.save_hyperparameters({KEY: self.record})
 
     def start_steps(self) -> None:

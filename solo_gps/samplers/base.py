@@ -81,14 +81,14 @@ class Sampler:
     """Base of every sampler. Override what it acts on; the defaults leave the host untouched.
 
     Attributes:
-        config_type: Frozen dataclass of the keys under ``sampler.<name>``.
+        config_class: Frozen dataclass of the keys under ``sampler.<name>``.
         pairs_images: Whether :meth:`pairs` chooses positives in the dataset. The host then checks that its training loader was
             really guided, so that a run can never be plain by accident.
         refreshable: Whether :meth:`prepare` may be called again during training with the space of the network being trained, and
             its table be put back by :meth:`use`.
     """
 
-    config_type: ClassVar[type]
+    config_class: ClassVar[type]
     pairs_images: ClassVar[bool] = False
     refreshable: ClassVar[bool] = False
 

@@ -49,7 +49,7 @@ class GpsConfig:
 class Gps(Sampler):
     """Replaces the anchor's second view by a view of an image in its ball; an empty ball keeps the anchor."""
 
-    config_type: ClassVar[type] = GpsConfig
+    config_class: ClassVar[type] = GpsConfig
     pairs_images: ClassVar[bool] = True
     refreshable: ClassVar[bool] = True
 

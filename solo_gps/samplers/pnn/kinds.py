@@ -1,6 +1,6 @@
 """The kinds of places where pNN acts (see :mod:`solo_gps.methods`): how each edits what the loss reads.
 
-Each class stands behind :class:`solo_gps.samplers.pnn.wrap.Front` and before the host's class in the method resolution order.
+Each class stands behind :class:`solo_gps.samplers.pnn.wrap.PnnFront` and before the host's class in the method resolution order.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class PnnConfig:
 class Pnn(Sampler):
     """Replaces the positive's embedding in the loss by a pseudo neighbour out of a support set."""
 
-    config_type: ClassVar[type] = PnnConfig
+    config_class: ClassVar[type] = PnnConfig
 
     def __init__(self, config: PnnConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed if config.seed is None else config.seed)

@@ -35,10 +35,10 @@ def wrapped_method(cls: type, sampler: Pnn, place: Place, cfg: Mapping[str, Any]
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     members: dict[str, Any] = {"_pnn_sampler": sampler, "_pnn_place": place, **names}
     if not hands_out_embeddings(cls):
-        return type(cls.__name__, (Front, kind, cls), members)
+        return type(cls.__name__, (PnnFront, kind, cls), members)
     base = _class_named(cls, "BaseMomentumMethod") if place.has_momentum else _class_named(cls, "BaseMethod")
     tap = type("Tap", (Tap, base), {"__module__": __name__})
-    return type(cls.__name__, (Front, kind, cls, tap), members)
+    return type(cls.__name__, (PnnFront, kind, cls, tap), members)
 
 
 def hands_out_embeddings(cls: type) -> bool:
@@ -68,7 +68,7 @@ class Tap:
         return self.pnn_edit(step)  # type: ignore[attr-defined]
 
 
-class Front:
+class PnnFront:
     """Stands in front of the method: owns the support set, runs the method's step, then enqueues once."""
 
     _pnn_sampler: ClassVar[Pnn]

@@ -91,7 +91,7 @@ class Sepp(Sampler):
         purity: Share of them of one class, among those with both classes known; ``None`` without labels.
     """
 
-    config_type: ClassVar[type] = SeppConfig
+    config_class: ClassVar[type] = SeppConfig
     pairs_images: ClassVar[bool] = True
 
     def __init__(self, config: SeppConfig, *, seed: int) -> None:
