@@ -23,7 +23,8 @@ from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager
 from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.progress import duration
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
+from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,12 @@ import numpy as np
 from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import ConfigError, RefusedMethodError
 from solo_gps.methods import Place, facts_of
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings
+    from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
