@@ -84,7 +84,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
     samplers: dict[str, Sampler] = {}
     for name, keys in node.items():
         cls = lookup("register_samplers", "sampler", str(name))
-        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_type, f"sampler.{name}"), seed=seed)
+        samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_class, f"sampler.{name}"), seed=seed)
     return samplers
 
 

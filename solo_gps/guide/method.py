@@ -54,7 +54,7 @@ class _Guided:
         super().__init__(*args, **kwargs)
         with our_part("building the guided method"):
             self._activation.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
-            self._activation.pairing.watch(self)  # type: ignore[arg-type]
+            self._activation.pairing.attach(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
         self._described = False

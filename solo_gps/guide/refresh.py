@@ -39,7 +39,7 @@ class Refresh:
         self._backbone_name = backbone_name
         self._method: weakref.ref[Any] | None = None
 
-    def watch(self, method: torch.nn.Module) -> None:
+    def attach(self, method: torch.nn.Module) -> None:
         """Takes the method that is about to be trained.
 
         Raises:

@@ -279,7 +279,7 @@ class Activation:
         self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
         self.receipt.begin_training()
         self._steps_before = int(trainer.global_step)
-        self.pairing.watch(method)
+        self.pairing.attach(method)
         method.save_hyperparameters({KEY: self.record})
 
     def start_steps(self) -> None:
