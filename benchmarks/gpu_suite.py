@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from harness import Report, parser
 
+from solo_gps.neighbours.backends.faiss_here import installed_faiss
+from solo_gps.runtime.files import write_text
+
 K = 50
 PEER_SECONDS = 75.0
 SAMPLE = 300
@@ -137,8 +140,6 @@ def suite(report: Report, images: int, columns: int, memory_mib: int) -> dict[st
     """Adds a row a search; a peer's seconds are scaled up to all queries. Returns the check of our table."""
     import torch
 
-    from solo_gps.neighbours.backends.faiss_here import find_faiss
-
     def add(search: str, seconds: float, queries: int = images, gpu_gib: float | None = None) -> None:
         scaled = seconds * images / queries
         report.add(search=search, seconds=scaled, queries=queries, rate=images / scaled, gpu_gib=gpu_gib)
@@ -151,7 +152,7 @@ def suite(report: Report, images: int, columns: int, memory_mib: int) -> dict[st
     queries, seconds = plain_torch(array)
     add("torch float32 product + topk", seconds, queries)
     torch.cuda.empty_cache()
-    if find_faiss().gpus:
+    if installed_faiss().gpus:
         seconds, _, _ = timed(lambda: ours(array, "faiss_gpu", memory_mib))
         add("solo-gps faiss_gpu, exact", seconds)
         queries, seconds = faiss_flat(array)
@@ -168,12 +169,9 @@ def main() -> None:
     given = arguments.parse_args()
     import torch
 
-    from solo_gps.neighbours.backends.faiss_here import find_faiss
-    from solo_gps.runtime.files import write_text
-
     if not torch.cuda.is_available():
         sys.exit("gpu_suite: torch sees no GPU here; benchmarks/knn.py measures the CPU.")
-    report = Report(f"{find_faiss()}; N = {given.images:,}, D = {given.columns}, k = {K}", COLUMNS)
+    report = Report(f"{installed_faiss()}; N = {given.images:,}, D = {given.columns}, k = {K}", COLUMNS)
     checked = suite(report, given.images, given.columns, given.memory_mib)
     note = (
         f"Checked against float64: {checked['rows_with_the_same_images']} of {checked['rows']} rows hold the same images; the "

@@ -55,7 +55,7 @@ def digits(folder: Path) -> ImageSet:
 def bare_seconds(images: ImageSet, prior: dict[str, Any]) -> tuple[float, float]:
     """Wall and CPU seconds of a plain loop over batches that lie ready on the device: no reading, decoding, copying, writing."""
     from solo_gps.embeddings import resolve_prior
-    from solo_gps.embeddings.resolve import device_of
+    from solo_gps.runtime.devices import device_of
 
     encoder = resolve_prior(prior, len(images))
     encoder.load(device_of("auto"))

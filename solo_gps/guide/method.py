@@ -50,11 +50,11 @@ class _Guided:
     _activation: Activation
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop(KEY, None)  # a checkpoint's hyper-parameters hold the record
+        loaded = kwargs.pop(KEY, None) is not None  # a checkpoint's hyper-parameters hold the record, and its own recipe
         super().__init__(*args, **kwargs)
         with our_part("building the guided method"):
-            self._activation.record_in(args[0] if args else kwargs.get("cfg"))
-            self._activation.pairing.watch(self)  # type: ignore[arg-type]
+            self._activation.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
+            self._activation.pairing.attach(self)  # type: ignore[arg-type]
         self._crop_targets: list[torch.Tensor] | None = None
         self._crop_images: list[torch.Tensor] | None = None
         self._described = False

@@ -18,12 +18,13 @@ from solo_gps.errors import DataError
 from solo_gps.evaluation.gallery import draw_exhibits
 from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.guide.refresh import Refresh
-from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, read_only
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager
 from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.progress import duration
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
+from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,11 @@ class Pairing:
         self.space = PriorSpace(images, self._cfg.get("prior"), self._cfg.get("search"))
         self._use_prior(self._samplers)
 
-    def watch(self, method: torch.nn.Module) -> None:
+    def attach(self, method: torch.nn.Module) -> None:
         """Takes the method that is about to be trained; the tables that another training left give way to the prior's."""
         if self.refresh is None:
             return
-        self.refresh.watch(method)
+        self.refresh.attach(method)
         if self.refreshed_epoch is not None:
             self.refreshed_epoch = None
             self._use_prior(self._refreshable)
@@ -216,7 +217,8 @@ class Pairing:
             if table is not None:
                 self.tables[name] = table
                 log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
-                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=space.images.labels)
+                shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
+                plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
 
 
 def _plain_pairs(images: int) -> Pairs:

@@ -16,7 +16,7 @@ from solo_gps.embeddings.snapshot import check_room, snapshot
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.guide.refresh_config import RefreshConfig
 from solo_gps.interfaces import Embeddings, ImageSet
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import PriorConfig
 from solo_gps.runtime.ranks import training_ranks
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Refresh:
         self._backbone_name = backbone_name
         self._method: weakref.ref[Any] | None = None
 
-    def watch(self, method: torch.nn.Module) -> None:
+    def attach(self, method: torch.nn.Module) -> None:
         """Takes the method that is about to be trained.
 
         Raises:

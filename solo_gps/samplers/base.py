@@ -3,92 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.methods import facts_of
 
 if TYPE_CHECKING:
-    from solo_gps.interfaces import Embeddings, Exhibit, ImageSet, NeighbourTable, Pairs
-    from solo_gps.neighbours.backend import SearchConfig
-    from solo_gps.neighbours.fitting import RadiusAdvice
-
-
-class PriorSpace:
-    """The training images in the space of the prior; embedded and searched only when a sampler asks.
-
-    Args:
-        images: The N training images.
-        prior: The recipe's ``prior`` node, or ``None`` for the default prior.
-        search: The recipe's ``search`` node, or ``None`` for the default search.
-    """
-
-    def __init__(self, images: ImageSet, prior: Mapping[str, Any] | None, search: Mapping[str, Any] | None) -> None:
-        self.images = images
-        self._prior = prior
-        self._search = search
-
-    @classmethod
-    def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None) -> PriorSpace:
-        """Returns the space of embeddings that are there already."""
-        space = cls(images, None, search)
-        space.embeddings = embeddings
-        return space
-
-    @cached_property
-    def embeddings(self) -> Embeddings:
-        """(N, D) embeddings, from the cache or built now."""
-        from solo_gps.embeddings import embed
-
-        return embed(self.images, self._prior)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of the embeddings, once somebody has asked for them."""
-        embeddings = self.__dict__.get("embeddings")
-        return None if embeddings is None else embeddings.fingerprint
-
-    @cached_property
-    def search_config(self) -> SearchConfig:
-        """Device and working memory of searches that a sampler makes by itself."""
-        from solo_gps.neighbours.resolve import resolve_search
-
-        return resolve_search(self._search)
-
-    def neighbours(self, *, k: int | None = None, radius: float | None = None) -> NeighbourTable:
-        """Returns the neighbours of all N images; exactly one of ``k`` and ``radius`` is given.
-
-        Args:
-            k: Number of nearest neighbours.
-            radius: Bound on the distance, exclusive (``d < radius``), in the prior's own distance.
-        """
-        from solo_gps.neighbours import find
-
-        return find(self.embeddings, self._search, k=k, radius=radius)
-
-    def advise(self, *, share: float) -> RadiusAdvice:
-        """Returns the distances seen, and a radius that :meth:`neighbours` accepts; costs two searches.
-
-        Args:
-            share: Share of the images that should have a neighbour at that radius.
-        """
-        from solo_gps.neighbours import advise
-
-        return advise(self.embeddings, self._search, share=share)
+    from solo_gps.interfaces import Exhibit, NeighbourTable, Pairs
+    from solo_gps.samplers.space import PriorSpace
 
 
 class Sampler:
     """Base of every sampler. Override what it acts on; the defaults leave the host untouched.
 
     Attributes:
-        config_type: Frozen dataclass of the keys under ``sampler.<name>``.
+        config_class: Frozen dataclass of the keys under ``sampler.<name>``.
         pairs_images: Whether :meth:`pairs` chooses positives in the dataset. The host then checks that its training loader was
             really guided, so that a run can never be plain by accident.
         refreshable: Whether :meth:`prepare` may be called again during training with the space of the network being trained, and
             its table be put back by :meth:`use`.
     """
 
-    config_type: ClassVar[type]
+    config_class: ClassVar[type]
     pairs_images: ClassVar[bool] = False
     refreshable: ClassVar[bool] = False
 

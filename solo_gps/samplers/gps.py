@@ -11,10 +11,13 @@ import numpy as np
 from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.neighbours.config import check_neighbours
+from solo_gps.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class GpsConfig:
 class Gps(Sampler):
     """Replaces the anchor's second view by a view of an image in its ball; an empty ball keeps the anchor."""
 
-    config_type: ClassVar[type] = GpsConfig
+    config_class: ClassVar[type] = GpsConfig
     pairs_images: ClassVar[bool] = True
     refreshable: ClassVar[bool] = True
 
@@ -59,8 +62,6 @@ class Gps(Sampler):
 
     def check(self, images: int) -> None:
         """Refuses more neighbours than there are other images."""
-        from solo_gps.neighbours.exact.prepare import check_neighbours
-
         if self.config.radius is None:
             check_neighbours(images, self.config.k)
 

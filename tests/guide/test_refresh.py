@@ -105,7 +105,7 @@ def test_a_refresh_that_changes_no_pair_changes_nothing(method, workers, recipe,
 
 def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, monkeypatch):
     embedded = []
-    monkeypatch.setattr("solo_gps.embeddings.embed", lambda *_: embedded.append(1))
+    monkeypatch.setattr("solo_gps.samplers.space.embed", lambda *_: embedded.append(1))
     nodes = {"sampler": NEAREST, "prior": PIXELS, "refresh": {"every": 1}, "max_epochs": 2}
     monkeypatch.setattr("solo_gps.embeddings.snapshot.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(CacheError, match=r"0\.0 GB free, the embeddings of the network being trained need"):

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-SHAPES = ("linear", "cosine")
-
 
 @torch.no_grad()
 def pseudo_neighbour(

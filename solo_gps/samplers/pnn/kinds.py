@@ -1,25 +1,22 @@
 """The kinds of places where pNN acts (see :mod:`solo_gps.methods`): how each edits what the loss reads.
 
-Each class stands behind :class:`solo_gps.samplers.pnn.wrap.Front` and before the host's class in the method resolution order.
+Each class stands behind :class:`solo_gps.samplers.pnn.wrap.PnnFront` and before the host's class in the method resolution order.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from solo_gps.errors import DataError
+from solo_gps.methods import Place
+from solo_gps.samplers.pnn.config import DEFAULT_QUEUE, PnnConfig
 from solo_gps.samplers.pnn.engine import Engine, Step
 from solo_gps.samplers.pnn.formula import mean_value_sum_gradient, scale_gradient
 from solo_gps.samplers.pnn.support import NOBODY, Choice, Pool, RowRecord, SupportSet, gather_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from solo_gps.methods import Place
-    from solo_gps.samplers.pnn.sampler import Pnn
 
 Outs = dict[str, Any]
 
@@ -28,19 +25,31 @@ class Kind:
     """What the kinds share. The defaults: one pass, keys and targets in one entry, a support set of our own."""
 
     pnn: Engine
-    _pnn_sampler: Pnn
-    _pnn_place: Place
+    _pnn_config: ClassVar[PnnConfig]
+    _pnn_place: ClassVar[Place]
     _pnn_step: Step | None
 
-    def pnn_queue_shape(self) -> tuple[int, int | None]:
-        """Returns the number of rows and the length of a key; ``None`` for the method's own queue."""
-        from solo_gps.samplers.pnn.sampler import DEFAULT_QUEUE
+    # The host's.
+    cfg: Any
+    trainer: Any
+    current_epoch: int
+    log_dict: Callable[..., None]
+    num_large_crops: int
+    prototypes: Any
+    momentum_head: Any
+    queue: Tensor
+    queue_y: Tensor
+    queue_ptr: Tensor
+    queue_size: int
+    _buffers: dict[str, Tensor]
 
-        return self._pnn_sampler.config.queue_size or DEFAULT_QUEUE, self.pnn_key_length()
+    def pnn_rows(self) -> RowRecord:
+        """Returns an empty support set, or the record of the method's own queue."""
+        return SupportSet(self._pnn_config.queue_size or DEFAULT_QUEUE, self.pnn_key_length(), sphere=self._pnn_place.sphere)
 
     def pnn_key_length(self) -> int:
         """Returns D."""
-        return int(self.cfg.method_kwargs.proj_output_dim)  # type: ignore[attr-defined]
+        return int(self.cfg.method_kwargs.proj_output_dim)
 
     def pnn_set_up(self) -> None:
         """Registers what a kind needs besides, at the end of construction."""
@@ -51,14 +60,13 @@ class Kind:
 
     def pnn_forward_done(self, step: Step) -> None:
         """Takes the true keys out of what the base class handed over, and makes the pseudo neighbours."""
-        assert step.outs is not None
-        large = self.num_large_crops  # type: ignore[attr-defined]
+        large = self.num_large_crops
         step.keys = list(step.outs[self._pnn_place.entry][:large])
         pool = self.pnn_pool()
         for view in range(large) if self._pnn_place.views is None else self._pnn_place.views:
             key = step.slow_keys[view].to(step.keys[view]) if step.slow_keys else step.keys[view]
             choice = self.pnn.choose(view, key, pool, step)
-            step.pseudo[view] = self.pnn.pseudo(view, key, choice, pool, step).to(key.dtype)
+            step.pseudo[view] = self.pnn.pseudo_neighbours(view, key, choice, pool, step).to(key.dtype)
 
     def pnn_pool(self) -> Pool:
         """Returns the rows to search."""
@@ -67,7 +75,6 @@ class Kind:
 
     def pnn_edit(self, step: Step) -> Outs:
         """Returns what the method's step reads."""
-        assert step.outs is not None
         return dict(step.outs)
 
     def pnn_enqueue(self, step: Step) -> None:
@@ -82,7 +89,6 @@ class Target(Kind):
 
     def pnn_edit(self, step: Step) -> Outs:
         """Replaces the targets."""
-        assert step.outs is not None
         entry = list(step.outs[self._pnn_place.entry])
         for view, made in step.pseudo.items():
             entry[view] = made
@@ -101,16 +107,15 @@ class Mirror(Kind):
         losses = []
         step = self._pnn_step
         assert step is not None
-        for step.view in range(self.num_large_crops):  # type: ignore[attr-defined]
+        for step.view in range(self.num_large_crops):
             losses.append(super().pnn_training_step(batch, batch_idx))
-        if step.outs is None:
+        if not step.outs:
             return losses[0]
         return mean_value_sum_gradient(losses) + step.outs["loss"]
 
     def pnn_edit(self, step: Step) -> Outs:
         """Replaces the view of this pass; the online classifier's loss counts once, outside the passes."""
-        assert step.outs is not None
-        large: int = self.num_large_crops  # type: ignore[attr-defined]
+        large = self.num_large_crops
         entry = list(step.outs[self._pnn_place.entry])
         for crop, z in enumerate(entry):
             passes = large - 1 if crop < large else large
@@ -126,7 +131,7 @@ class Assign(Kind):
         step = self._pnn_step
         if step is not None and step.pseudo:
             with torch.no_grad():
-                preds = [self.prototypes(step.pseudo[view]) for view in range(len(preds))]  # type: ignore[attr-defined]
+                preds = [self.prototypes(step.pseudo[view]) for view in range(len(preds))]
         return super().get_assignments(preds)  # type: ignore[misc]
 
 
@@ -135,15 +140,15 @@ class Head(Kind):
 
     def pnn_key_length(self) -> int:
         """Returns the length of the bottleneck."""
-        return int(self.momentum_head.last_layer.in_features)  # type: ignore[attr-defined]
+        return int(self.momentum_head.last_layer.in_features)
 
     def pnn_set_up(self) -> None:
         """Listens to what enters the teacher's last layer."""
         self._pnn_bottleneck: list[Tensor] = []
-        self.momentum_head.last_layer.register_forward_pre_hook(self._pnn_listen)  # type: ignore[attr-defined]
+        self.momentum_head.last_layer.register_forward_pre_hook(self._pnn_listen)
 
     def _pnn_listen(self, layer: Any, inputs: tuple[Tensor]) -> None:
-        if self._pnn_step is not None and self._pnn_step.outs is None:
+        if self._pnn_step is not None and not self._pnn_step.outs:
             self._pnn_bottleneck.append(inputs[0])
 
     def pnn_training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -153,24 +158,24 @@ class Head(Kind):
 
     def pnn_forward_done(self, step: Step) -> None:
         """Makes the pseudo neighbours in the bottleneck."""
-        assert step.outs is not None
         step.outs["pnn_bottleneck"], self._pnn_bottleneck = self._pnn_bottleneck, []
         super().pnn_forward_done(step)
 
     def pnn_edit(self, step: Step) -> Outs:
         """Replaces the teacher's logits by those of the pseudo neighbours."""
-        assert step.outs is not None
         with torch.no_grad():
-            logits = [self.momentum_head.last_layer(step.pseudo[view]) for view in sorted(step.pseudo)]  # type: ignore[attr-defined]
+            logits = [self.momentum_head.last_layer(step.pseudo[view]) for view in sorted(step.pseudo)]
         return {**step.outs, "momentum_z": logits}
 
 
 class FindNN(Kind):
     """NNCLR and its kin: the neighbours that the method finds in its own queue are replaced."""
 
-    def pnn_queue_shape(self) -> tuple[int, int | None]:
-        """Returns the number of rows of the method's own queue."""
-        return int(self.queue_size), None  # type: ignore[attr-defined]
+    NEIGHBOURS: int | None = None
+
+    def pnn_rows(self) -> RowRecord:
+        """Returns the record of the method's own queue."""
+        return RowRecord(self.queue_size)
 
     def pnn_forward_done(self, step: Step) -> None:
         """Nothing: the keys come by :meth:`find_nn`."""
@@ -180,8 +185,8 @@ class FindNN(Kind):
 
     def pnn_pool(self) -> Pool:
         """Returns all rows of the method's queue."""
-        record: RowRecord = self.pnn.rows
-        return Pool(keys=self.queue, label=self.queue_y, index=record.index, born=record.born)  # type: ignore[attr-defined]
+        record = self.pnn.rows
+        return Pool(keys=self.queue, label=self.queue_y, index=record.index, born=record.born)
 
     def find_nn(self, z: Tensor) -> Any:
         """Finds the neighbours as the method does, or as the configuration asks, and returns pseudo neighbours."""
@@ -192,49 +197,29 @@ class FindNN(Kind):
         if step.slow_keys:
             z = step.slow_keys[view].to(z)
         step.keys.append(z.detach())
-        rows, made = self._pnn_found(view, z, step)
-        return rows, made
-
-    def _pnn_found(self, view: int, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         pool = self.pnn_pool()
         if self.pnn.searches_as_the_host:
-            row, neighbour = super().find_nn(z)  # type: ignore[misc]
-            choice = Choice(neighbour=neighbour, rows=row[:, None], valid=torch.ones_like(row[:, None], dtype=torch.bool))
+            nearest, neighbour, *_ = super().find_nn(z)  # type: ignore[misc]
+            rows = (z @ pool.keys.T).topk(self.NEIGHBOURS, dim=1)[1] if self.NEIGHBOURS else nearest[:, None]
+            choice = Choice(neighbour=neighbour, rows=rows, valid=torch.ones_like(rows, dtype=torch.bool))
         else:
-            choice = self.pnn.choose(view, z, pool, step)
-        made = self.pnn.pseudo(view, z, choice, pool, step)
-        return choice.rows[:, 0], made.to(pool.keys.dtype)
+            choice = self.pnn.choose(view, z, pool, step, each=self.NEIGHBOURS)
+            nearest = choice.rows[:, 0]
+        made = self.pnn.pseudo_neighbours(view, z, choice, pool, step).to(pool.keys.dtype)
+        return (nearest, made, pool.index[choice.rows], pool.label[choice.rows]) if self.NEIGHBOURS else (nearest, made)
 
     def dequeue_and_enqueue(self, z: Tensor, *rest: Tensor) -> None:
         """Enqueues as the method does, and notes whose rows they are."""
-        step = self._pnn_step
-        if step is not None:
+        if (step := self._pnn_step) is not None:
             z = step.slow_keys[0].to(z) if step.slow_keys else z
-            self.pnn.rows.write(int(self.queue_ptr), gather_rows(step.images[0]))  # type: ignore[attr-defined]
+            self.pnn.rows.write(int(self.queue_ptr), gather_rows(step.images[0]))
         super().dequeue_and_enqueue(z, *rest)  # type: ignore[misc]
 
 
 class FindFive(FindNN):
-    """All4One: five neighbours, with their images and labels."""
+    """All4One: five neighbours, (B, 5, D), with the images and labels of them, (B, 5)."""
 
     NEIGHBOURS = 5
-
-    def find_nn(self, z: Tensor) -> Any:
-        """Returns row of the nearest, pseudo neighbours (B, 5, D), and images and labels (B, 5) of the neighbours."""
-        step = self._pnn_step
-        if step is None:
-            return super().find_nn(z)
-        view, step.view = step.view, step.view + 1
-        step.keys.append(z.detach())
-        pool = self.pnn_pool()
-        if self.pnn.searches_as_the_host:
-            nearest, neighbour, images, labels = super(FindNN, self).find_nn(z)  # type: ignore[misc]
-            rows = (z @ pool.keys.T).topk(self.NEIGHBOURS, dim=1)[1]
-            choice = Choice(neighbour=neighbour, rows=rows, valid=torch.ones_like(rows, dtype=torch.bool))
-        else:
-            choice = self.pnn.choose(view, z, pool, step, each=self.NEIGHBOURS)
-            nearest, images, labels = choice.rows[:, 0], pool.index[choice.rows], pool.label[choice.rows]
-        return nearest, self.pnn.pseudo(view, z, choice, pool, step).to(pool.keys.dtype), images, labels
 
 
 class QueueOfNegatives(Target):
@@ -246,8 +231,7 @@ class QueueOfNegatives(Target):
 
     def pnn_set_up(self) -> None:
         """Registers whose rows the method's own queue holds, view by view: a guided view shows another image."""
-        size = int(self.queue_size)  # type: ignore[attr-defined]
-        self.pnn_record = nn.ModuleList(RowRecord(size) for _ in self.VIEWS)  # type: ignore[assignment]
+        self.pnn_record = nn.ModuleList(RowRecord(self.queue_size) for _ in self.VIEWS)  # type: ignore[assignment]
         self._pnn_whole: Tensor | None = None
 
     def pnn_training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -260,7 +244,7 @@ class QueueOfNegatives(Target):
     def pnn_forward_done(self, step: Step) -> None:
         """Makes the pseudo neighbours, and hides the neighbours' images from the method's own queue."""
         super().pnn_forward_done(step)
-        if self._pnn_sampler.config.own_queue == "mask" and self.pnn.alpha < 1 and step.chosen:
+        if self._pnn_config.own_queue == "mask" and self.pnn.alpha < 1 and step.chosen:
             self._pnn_hide(torch.cat([images.flatten() for images in step.chosen.values()]))
 
     def _pnn_hide(self, images: Tensor) -> None:
@@ -272,18 +256,18 @@ class QueueOfNegatives(Target):
                 f"sampler.pnn.own_queue=mask: all {shown.shape[1]} rows of the method's own queue show neighbours of this batch. "
                 "Set method_kwargs.queue_size well above the batch size."
             )
-        self._pnn_whole = self._buffers["queue"]  # type: ignore[attr-defined]
-        self._buffers["queue"] = self._pnn_whole.index_select(self.ROWS, keep)  # type: ignore[attr-defined]
+        self._pnn_whole = self._buffers["queue"]
+        self._buffers["queue"] = self._pnn_whole.index_select(self.ROWS, keep)
 
     def _pnn_restore(self) -> None:
         if self._pnn_whole is not None:
-            self._buffers["queue"], self._pnn_whole = self._pnn_whole, None  # type: ignore[attr-defined]
+            self._buffers["queue"], self._pnn_whole = self._pnn_whole, None
 
     def _pnn_before_enqueue(self, step: Step) -> None:
         """Restores the queue, and notes whose rows are about to be written."""
         self._pnn_restore()
         for view, record in zip(self.VIEWS, self.pnn_record, strict=True):
-            record.write(int(self.queue_ptr), gather_rows(step.images[view]))  # type: ignore[attr-defined]
+            record.write(int(self.queue_ptr), gather_rows(step.images[view]))
 
 
 class MoCoV2Plus(QueueOfNegatives):

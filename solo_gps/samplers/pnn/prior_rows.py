@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from solo_gps.errors import HostError
+from solo_gps.interfaces import Embeddings
 from solo_gps.samplers.pnn.support import NOBODY, euclidean_offset, similarity
-
-if TYPE_CHECKING:
-    from solo_gps.samplers.pnn.sampler import Pnn
 
 
 class PriorRows:
     """Keeps, beside a queue, the prior embedding of each row's image; rows are fetched when their image changes.
 
     Args:
-        sampler: The sampler whose ``embeddings`` are set before the first step.
+        embeddings: Returns the training images in the prior space; called when the first row is fetched, and no earlier.
     """
 
-    def __init__(self, sampler: Pnn) -> None:
-        self._sampler = sampler
+    def __init__(self, embeddings: Callable[[], Embeddings]) -> None:
+        self._embeddings = embeddings
         self._index = torch.empty(0, dtype=torch.long)
         self._rows = torch.empty(0, 0)
         self._offset: Tensor | None = None
@@ -42,7 +39,7 @@ class PriorRows:
         if len(self._index) < len(index):
             grown = torch.full_like(index, NOBODY)
             grown[: len(self._index)] = self._index
-            rows = torch.zeros(len(index), self._embeddings.shape[1], device=index.device)
+            rows = torch.zeros(len(index), self._embeddings().array.shape[1], device=index.device)
             if len(self._index):
                 rows[: len(self._index)] = self._rows
             self._index, self._rows = grown, rows
@@ -53,20 +50,10 @@ class PriorRows:
             self._offset = None if self._cosine else euclidean_offset(self._rows)
 
     def _fetch(self, images: Tensor) -> Tensor:
-        rows = np.asarray(self._embeddings[images.cpu().numpy()], dtype=np.float32)
+        rows = np.asarray(self._embeddings().array[images.cpu().numpy()], dtype=np.float32)
         fetched = torch.from_numpy(rows).to(images.device)
         return normalize(fetched, dim=1) if self._cosine else fetched
 
     @property
     def _cosine(self) -> bool:
-        assert self._sampler.embeddings is not None
-        return self._sampler.embeddings.space == "cosine"
-
-    @property
-    def _embeddings(self) -> np.ndarray:
-        if self._sampler.embeddings is None:
-            raise HostError(
-                "sampler.pnn.space=prior: the training loader was not made while solo-gps was switched on, so the images were "
-                "never embedded. Make it by solo-learn's prepare_dataloader within the activation."
-            )
-        return self._sampler.embeddings.array
+        return self._embeddings().space == "cosine"

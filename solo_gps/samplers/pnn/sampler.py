@@ -4,83 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from solo_gps.config import check_at_least, check_choice, check_seed
-from solo_gps.errors import ConfigError, RefusedMethodError
+from solo_gps.errors import ConfigError, HostError, RefusedMethodError
 from solo_gps.methods import Place, facts_of
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
+from solo_gps.samplers.pnn.config import PnnConfig
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings
+    from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
-DEFAULT_QUEUE = 65536
 KEEP_LEAST_ALPHA = 0.5
-SCHEDULES = ("linear", "cosine")
-COMBINATIONS = ("draw", "average")
-SPACES = ("features", "prior")
-OWN_QUEUES = ("mask", "keep")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PnnConfig:
-    """Keys under ``sampler.pnn``."""
-
-    alpha: float = 0.05
-    """How much of the way to the neighbour is left out, 0 to 1: 0 takes the neighbour itself, 1 the anchor's own embedding."""
-    alpha_end: float | None = None
-    """Value of alpha at the end of its schedule; null keeps it constant."""
-    beta: float = 0.1
-    """Standard deviation of the noise around the pseudo neighbour, in units of the distance to the neighbour."""
-    beta_end: float | None = None
-    """Value of beta at the end of its schedule; null keeps it constant."""
-    schedule: str = "linear"
-    """How alpha and beta go to their end values, epoch by epoch: linear or cosine."""
-    schedule_epochs: int | None = None
-    """Epoch from which alpha and beta have their end values; null takes the recipe's max_epochs."""
-    queue_size: int | None = None
-    """Rows of the support set; null takes 65,536. The NN methods search their own queue (method_kwargs.queue_size) instead."""
-    k: int = 1
-    """Number of nearest neighbours considered."""
-    combine: str = "draw"
-    """With k > 1: draw one of the k, or average them."""
-    exclude_same_image: bool = False
-    """Whether earlier embeddings of the anchor's own image are passed over."""
-    space: str = "features"
-    """Where neighbours are looked for: features (the network being trained) or prior (the frozen prior's embeddings)."""
-    ema: float | None = None
-    """Weight of the past in a slow copy of the network that gives the keys (lambda, 0.99 in the paper); null has no copy."""
-    own_queue: str = "mask"
-    """MoCo v2+ and ReSSL hold the neighbour as a negative in their own queue: mask it there, or keep it."""
-    seed: int | None = None
-    """Seed of the draws and of the noise; null takes the recipe's."""
-
-    def __post_init__(self) -> None:
-        for key in ("alpha", "alpha_end", "ema"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{key}={value} must be from 0 to 1.")
-        for key, least in (("beta", 0), ("beta_end", 0), ("schedule_epochs", 1), ("queue_size", 1), ("k", 1)):
-            if getattr(self, key) is not None:
-                check_at_least(key, getattr(self, key), least)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("combine", self.combine, COMBINATIONS)
-        check_choice("space", self.space, SPACES)
-        check_choice("own_queue", self.own_queue, OWN_QUEUES)
-        check_seed(self.seed)
 
 
 class Pnn(Sampler):
     """Replaces the positive's embedding in the loss by a pseudo neighbour out of a support set."""
 
-    config_type: ClassVar[type] = PnnConfig
+    config_class: ClassVar[type] = PnnConfig
 
     def __init__(self, config: PnnConfig, *, seed: int) -> None:
         super().__init__(config, seed=seed if config.seed is None else config.seed)
-        self.embeddings: Embeddings | None = None
+        self._embeddings: Embeddings | None = None
 
     @property
     def reads_prior(self) -> bool:
@@ -96,7 +43,20 @@ class Pnn(Sampler):
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Embeds the training images when neighbours are chosen in the prior space."""
         if self.reads_prior:
-            self.embeddings = space.embeddings
+            self._embeddings = space.embeddings
+
+    def prior_embeddings(self) -> Embeddings:
+        """Returns the training images in the prior space.
+
+        Raises:
+            HostError: Nothing was prepared.
+        """
+        if self._embeddings is None:
+            raise HostError(
+                "sampler.pnn.space=prior: the training loader was not made while solo-gps was switched on, so the images were "
+                "never embedded. Make it by solo-learn's prepare_dataloader within the activation."
+            )
+        return self._embeddings
 
     def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
         """Puts pNN around the host's class and, where the loss reads the base class's outputs, between the two.
@@ -112,7 +72,8 @@ class Pnn(Sampler):
         assert isinstance(place, Place), "refusal() comes first"
         self._check_generation(name, place, hands_out_embeddings(method))
         self._check_method(name, place, cfg)
-        return wrapped_method(method, self, place, cfg)
+        embeddings = self.prior_embeddings if self.reads_prior else None
+        return wrapped_method(method, name, place, self.config, seed=self.seed, embeddings=embeddings)
 
     def measured(self, method: Any) -> Mapping[str, float]:
         """Returns the means of what was logged of the pseudo neighbours: the share found, the share of the anchor's class ..."""

@@ -7,38 +7,43 @@ SimCLR there receives, and may edit, the dict that the loss is about to read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 from solo_gps.errors import HostError
+from solo_gps.interfaces import Embeddings
+from solo_gps.methods import Place
+from solo_gps.samplers.pnn.config import PnnConfig
 from solo_gps.samplers.pnn.engine import Engine, Step
-from solo_gps.samplers.pnn.kinds import KINDS, SPECIAL
+from solo_gps.samplers.pnn.kinds import KINDS, SPECIAL, Kind
 from solo_gps.samplers.pnn.slow_copy import SlowCopy
-
-if TYPE_CHECKING:
-    from solo_gps.methods import Place
-    from solo_gps.samplers.pnn.sampler import Pnn
 
 log = logging.getLogger(__name__)
 
 
-def wrapped_method(cls: type, sampler: Pnn, place: Place, cfg: Mapping[str, Any]) -> type:
+def wrapped_method(
+    cls: type, name: str, place: Place, config: PnnConfig, *, seed: int, embeddings: Callable[[], Embeddings] | None
+) -> type:
     """Returns a subclass of a solo-learn method whose positives are pseudo neighbours.
 
     Args:
         cls: A class of solo-learn's METHODS, or a subclass.
-        sampler: The sampler ``pnn``.
-        place: Where the method's loss takes its targets from.
-        cfg: The whole recipe.
+        name: Its name in METHODS.
+        place: Where its loss takes its targets from.
+        config: The keys.
+        seed: Seed of the draws and of the noise.
+        embeddings: Returns the training images in the prior space, where neighbours are chosen there.
     """
-    kind = SPECIAL.get(str(cfg["method"]), KINDS[place.kind])
-    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    members: dict[str, Any] = {"_pnn_sampler": sampler, "_pnn_place": place, **names}
+    kind = SPECIAL.get(name, KINDS[place.kind])
+    engine = partial(Engine, config, sphere=place.sphere, seed=seed, embeddings=embeddings)
+    members: dict[str, Any] = {"_pnn_config": config, "_pnn_place": place, "_pnn_engine": staticmethod(engine)}
+    members |= {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     if not hands_out_embeddings(cls):
-        return type(cls.__name__, (Front, kind, cls), members)
+        return type(cls.__name__, (PnnFront, kind, cls), members)
     base = _class_named(cls, "BaseMomentumMethod") if place.has_momentum else _class_named(cls, "BaseMethod")
     tap = type("Tap", (Tap, base), {"__module__": __name__})
-    return type(cls.__name__, (Front, kind, cls, tap), members)
+    return type(cls.__name__, (PnnFront, kind, cls, tap), members)
 
 
 def hands_out_embeddings(cls: type) -> bool:
@@ -62,27 +67,24 @@ class Tap:
         """Returns what the method's step goes on with."""
         step = self._pnn_step
         assert step is not None, "the front of the class starts every step"
-        if step.outs is None:
+        if not step.outs:
             step.outs = super().training_step(batch, batch_idx)  # type: ignore[misc]
             self.pnn_forward_done(step)  # type: ignore[attr-defined]
         return self.pnn_edit(step)  # type: ignore[attr-defined]
 
 
-class Front:
+class PnnFront(Kind):
     """Stands in front of the method: owns the support set, runs the method's step, then enqueues once."""
 
-    _pnn_sampler: ClassVar[Pnn]
-    _pnn_place: ClassVar[Place]
+    _pnn_engine: ClassVar[Callable[..., Engine]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pnn_step: Step | None = None
         host: Any = self
-        size, dimension = host.pnn_queue_shape()
-        self.pnn = Engine(self._pnn_sampler, self._pnn_place, size=size, dimension=dimension, max_epochs=int(host.max_epochs))
-        weight = self._pnn_sampler.config.ema
-        self.pnn_slow = None if weight is None else SlowCopy(host, weight)
-        host.pnn_set_up()
+        self.pnn = self._pnn_engine(self.pnn_rows(), max_epochs=int(host.max_epochs))
+        self.pnn_slow = None if self._pnn_config.ema is None else SlowCopy(host, self._pnn_config.ema)
+        self.pnn_set_up()
         # Every rank gathers the same rows: broadcasting them at each forward would move the whole queue.
         ours = [name for name, _ in host.named_buffers() if name.startswith(("pnn.", "pnn_record."))]
         ignored = getattr(host, "_ddp_params_and_buffers_to_ignore", [])
@@ -93,26 +95,24 @@ class Front:
         """Notes the optimizer step from which the slow copy follows."""
         super().on_train_start()  # type: ignore[misc]
         if self.pnn_slow is not None:
-            self.pnn_slow.start(self.trainer.global_step)  # type: ignore[attr-defined]
+            self.pnn_slow.start(self.trainer.global_step)
 
     def on_train_epoch_start(self) -> None:
         """Sets alpha and beta of the epoch."""
         super().on_train_epoch_start()  # type: ignore[misc]
-        self.pnn.start_epoch(self.current_epoch)  # type: ignore[attr-defined]
+        self.pnn.follow_schedule(self.current_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Runs the method's step on pseudo neighbours, then adds the batch to the support set."""
-        host: Any = self
         step = self._pnn_step = self._pnn_start(batch)
-        self.pnn.start_step()
         try:
-            loss = host.pnn_training_step(batch, batch_idx)
+            loss = self.pnn_training_step(batch, batch_idx)
             if not step.pseudo:
                 raise HostError(
                     f"sampler.pnn never reached the loss of {type(self).__name__}: its training_step does not go through "
                     "solo-learn's base class. Leave +sampler=pnn out for this method."
                 )
-            host.pnn_enqueue(step)
+            self.pnn_enqueue(step)
             self.pnn.end_step(step)
         finally:
             self._pnn_step = None
@@ -134,13 +134,13 @@ class Front:
         """Moves the slow copy after each optimizer step."""
         super().on_train_batch_end(outputs, batch, batch_idx, *rest)  # type: ignore[misc]
         if self.pnn_slow is not None:
-            self.pnn_slow.follow(self, self.trainer.global_step)  # type: ignore[arg-type, attr-defined]
+            self.pnn_slow.follow(self, self.trainer.global_step)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's measures."""
         super().on_train_epoch_end()  # type: ignore[misc]
         values = {**self.pnn.measures.read(), "alpha": self.pnn.alpha, "beta": self.pnn.beta}
-        self.log_dict({f"pnn_{name}": value for name, value in values.items()}, sync_dist=True)  # type: ignore[attr-defined]
+        self.log_dict({f"pnn_{name}": value for name, value in values.items()}, sync_dist=True)
 
 
 def _fill_in_missing(method: Any, incompatible: Any) -> None:

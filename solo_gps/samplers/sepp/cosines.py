@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solo_gps.errors import DataError
-from solo_gps.neighbours.exact.prepare import chunks
-from solo_gps.neighbours.exact.rerank import as_tensor
+from solo_gps.runtime.arrays import as_tensor, chunks
 from solo_gps.runtime.determinism import true_float32
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Exhibit, Pairs
 from solo_gps.methods import facts_of
 from solo_gps.runtime.progress import duration
-from solo_gps.samplers.base import PriorSpace, Sampler
+from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.sepp import pairs as sepp_pairs
 from solo_gps.samplers.sepp.search import SemanticPairs, Window, coverage, pairs_purity, search_pairs
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solo_gps.interfaces import Embeddings
+    from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Sepp(Sampler):
         purity: Share of them of one class, among those with both classes known; ``None`` without labels.
     """
 
-    config_type: ClassVar[type] = SeppConfig
+    config_class: ClassVar[type] = SeppConfig
     pairs_images: ClassVar[bool] = True
 
     def __init__(self, config: SeppConfig, *, seed: int) -> None:

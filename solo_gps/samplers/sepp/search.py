@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solo_gps.errors import DataError
+from solo_gps.runtime.devices import pick_device
 from solo_gps.runtime.progress import Progress
 from solo_gps.samplers.sepp.pairs import draw_images, suggest_window
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solo_gps.interfaces import Embeddings
-    from solo_gps.neighbours.backend import SearchConfig
+    from solo_gps.neighbours.config import SearchConfig
     from solo_gps.samplers.sepp.cosines import CosinePairs
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,6 @@ def search_pairs(
     Raises:
         DataError: No pair lies in the window, none there is of one class, or there are too many.
     """
-    from solo_gps.neighbours.backends.faiss_here import pick_device
     from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines
 
     array = embeddings.array

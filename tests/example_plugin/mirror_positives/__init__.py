@@ -21,7 +21,7 @@ class MirrorConfig:
 
 
 class Mirror(Sampler):
-    config_type = MirrorConfig
+    config_class = MirrorConfig
     pairs_images = True
 
     def pairs(self, pairs: Pairs, epoch: int) -> Pairs:

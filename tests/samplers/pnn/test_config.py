@@ -7,7 +7,8 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError
 from solo_gps.methods import METHODS, Place
 from solo_gps.plugins import registered
-from solo_gps.samplers.pnn.sampler import Pnn, PnnConfig
+from solo_gps.samplers.pnn.config import PnnConfig
+from solo_gps.samplers.pnn.sampler import Pnn
 
 
 def test_the_yaml_group_lists_every_key_with_its_default():

@@ -10,7 +10,7 @@ from config_keys import composed, defaults
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError
 from solo_gps.interfaces import Embeddings, Pairs
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.samplers.sepp.sampler import Sepp, SeppConfig
 from solo_gps.samplers.sepp.search import Window
 
