@@ -129,7 +129,7 @@ def check(array: np.ndarray, indices: np.ndarray) -> dict[str, object]:
 def suite(images: int, columns: int, memory_mib: int) -> dict[str, object]:
     import torch
 
-    from solo_gps.neighbours.backends.faiss_here import find_faiss
+    from solo_gps.neighbours.backends.faiss_here import installed_faiss
 
     array = embeddings(images, columns)
     ours(array[:5000], "torch", memory_mib)
@@ -139,7 +139,7 @@ def suite(images: int, columns: int, memory_mib: int) -> dict[str, object]:
     queries, seconds = plain_torch(array)
     rows.append({"search": "torch float32 product + topk", "seconds": seconds * images / queries, "queries": queries})
     torch.cuda.empty_cache()
-    if find_faiss().gpus:
+    if installed_faiss().gpus:
         seconds, _, _ = timed(lambda: ours(array, "faiss_gpu", memory_mib))
         rows.append({"search": "solo-gps faiss_gpu, exact", "seconds": seconds, "queries": images})
         queries, seconds = faiss_flat(array)
@@ -148,7 +148,7 @@ def suite(images: int, columns: int, memory_mib: int) -> dict[str, object]:
         **report,
         "machine": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "faiss": str(find_faiss()),
+        "faiss": str(installed_faiss()),
         "images": images,
         "columns": columns,
         "k": K,

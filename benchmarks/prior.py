@@ -82,7 +82,7 @@ def bare_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
     import torch
 
     from solo_gps.embeddings import resolve_prior
-    from solo_gps.embeddings.resolve import device_of
+    from solo_gps.runtime.devices import device_of
 
     encoder = resolve_prior(prior, len(images))
     encoder.load(device_of("auto"))

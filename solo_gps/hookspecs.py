@@ -23,34 +23,35 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def register_samplers() -> Mapping[str, type]:
+def register_samplers() -> Mapping[str, type | str]:
     """Adds samplers.
 
     Returns:
         Name, as typed in ``+sampler=<name>``, to a class derived from :class:`solo_gps.samplers.base.Sampler` (the class, not
-        an instance).
+        an instance), or to where it is, ``"package.module:Class"``: it is then imported when it is used.
     """
     raise NotImplementedError
 
 
 @hookspec
-def register_encoders() -> Mapping[str, type]:
+def register_encoders() -> Mapping[str, type | str]:
     """Adds prior encoders.
 
     Returns:
         Name, as typed in ``+prior=<name>``, to a class derived from :class:`solo_gps.priors.base.Encoder` (the class, not an
-        instance).
+        instance), or to where it is, as in :func:`register_samplers`.
     """
     raise NotImplementedError
 
 
 @hookspec
-def register_search_backends() -> Mapping[str, type]:
+def register_search_backends() -> Mapping[str, type | str]:
     """Adds neighbour search backends.
 
     Returns:
         Name, as typed in ``search.backend=<name>``, to a class derived from
-        :class:`solo_gps.neighbours.backend.SearchBackend` (the class, not an instance).
+        :class:`solo_gps.neighbours.backend.SearchBackend` (the class, not an instance), or to where it is, as in
+        :func:`register_samplers`.
     """
     raise NotImplementedError
 

@@ -6,9 +6,10 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import update_wrapper
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,14 +17,14 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.errors import SoloGpsError, UnexpectedError, our_part
+from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, our_part
 
 log = logging.getLogger(__name__)
 
 NODES = ("sampler", "prior", "search", "refresh")
 """Top-level keys of a recipe that are ours."""
 SHAPE = ("method", "backbone", "augmentations")
-"""Keys by which a pretraining recipe of solo-learn is known, where the program has not imported solo-learn yet."""
+"""Keys by which a pretraining recipe is known, at the top or in a group, where the program has not imported solo-learn yet."""
 
 
 class FailedJob(CompactHydraException):
@@ -49,9 +50,16 @@ class GuidedJob:
     def __call__(self, cfg: DictConfig) -> Any:
         """Runs the job, and returns what the function returns."""
         try:
-            if not asks_for_guidance(cfg):
-                return self._function(cfg)
-            return self._guided(cfg)
+            if asks_for_guidance(cfg):
+                return self._guided(cfg)
+            with _kept_from_solo_learn(cfg):
+                result = self._function(cfg)
+            if asks_for_guidance(cfg):
+                raise ConfigError(
+                    f"{' and '.join(_places(cfg))} came into the recipe inside the program, after its start: this training was "
+                    "plain. Say it in the recipe's file or on the command line, or train inside `with solo_gps.activate(cfg)`."
+                )
+            return result
         except SoloGpsError as error:
             _end(error, f"solo-gps: {error}")
         except UnexpectedError as error:
@@ -63,9 +71,12 @@ class GuidedJob:
 
         with our_part("reading the recipe"):
             show_progress_lines()
-            read_recipe(cfg)  # before torch is imported: a misspelt word costs a second
-            for line in overruled(self._own, cfg, _typed()):
+            _check_places(_places(cfg))
+            asked = read_recipe(cfg)  # before torch is imported: a misspelt word costs a second
+            for line in overruled(self._own, cfg, _typed(), _choices()):
                 log.warning(line)
+        if not asked.samplers:
+            return self._function(cfg)
         from solo_gps.guide.run import activate
 
         with _loader_workers(), activate(cfg, program=self._function) as activation:
@@ -94,50 +105,119 @@ def _loader_workers() -> Iterator[None]:
 
 
 def asks_for_guidance(cfg: Any) -> bool:
-    """Whether a job is one of solo-learn whose recipe says anything under our top-level keys.
+    """Whether a job is one of solo-learn whose recipe says anything under our words.
 
     Our search path reaches every Hydra program on the machine; those that have nothing to do with solo-learn may use the same
     words for something else.
     """
-    if not isinstance(cfg, DictConfig) or cfg._is_none() or cfg._is_missing():
+    if not _is_group(cfg):
         return False
-    # Not `in`, nor get(): a key whose interpolation fails would not be there.
-    given = [key for key in NODES if key in cfg.keys() and _is_given(cfg, key)]  # noqa: SIM118
-    if not given:
-        return False
-    shaped = all(key in cfg.keys() for key in SHAPE)  # noqa: SIM118
-    return shaped or "solo.methods" in sys.modules or ("sampler" in given and _names_samplers(cfg))
+    shaped = any(all(key in node for key in SHAPE) for node in _groups(cfg).values())
+    return (shaped or "solo.methods" in sys.modules) and bool(_places(cfg))
+
+
+def _is_group(cfg: Any) -> bool:
+    return isinstance(cfg, DictConfig) and not cfg._is_none() and not cfg._is_missing()
+
+
+def _at_top(cfg: Any) -> list[str]:
+    return [key for key in NODES if _is_given(cfg, key)] if _is_group(cfg) else []
+
+
+def _places(cfg: DictConfig) -> list[str]:
+    """The dotted places at which a recipe says something under our words: at its top; where nothing is there, below it."""
+    top = _at_top(cfg)
+    if top or "sampler" in cfg.keys():  # noqa: SIM118 - not `in`: a key whose interpolation fails would not be there
+        return top  # a sampler of null, at the top, says that none is wanted
+    chosen = [f"{group.partition('@')[2]}.{group.partition('@')[0]}" for group in _choices() if group.startswith(_ELSEWHERE)]
+    return chosen + [f"{place}.sampler" for place, node in _groups(cfg).items() if place and _names_samplers(node.get("sampler"))]
+
+
+_ELSEWHERE = tuple(f"{node}@" for node in NODES)
 
 
 def _is_given(cfg: DictConfig, key: str) -> bool:
+    if key not in cfg.keys():  # noqa: SIM118
+        return False
     return OmegaConf.is_interpolation(cfg, key) or OmegaConf.is_missing(cfg, key) or cfg[key] is not None
 
 
-def _names_samplers(cfg: DictConfig) -> bool:
-    if OmegaConf.is_interpolation(cfg, "sampler") or OmegaConf.is_missing(cfg, "sampler") or not OmegaConf.is_dict(cfg.sampler):
+def _groups(cfg: DictConfig) -> dict[str, Mapping[Any, Any]]:
+    """Every group of a config by its dotted place, the config itself by the empty one; interpolations as they stand."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    left: list[tuple[str, Any]] = [("", OmegaConf.to_container(cfg, resolve=False))]
+    while left:
+        place, node = left.pop()
+        found[place] = node
+        left += [(f"{place}.{key}".lstrip("."), below) for key, below in node.items() if isinstance(below, Mapping)]
+    return found
+
+
+def _names_samplers(node: Any) -> bool:
+    if not isinstance(node, Mapping) or not node:
         return False
     from solo_gps.plugins import registered
 
-    return not set(cfg.sampler).isdisjoint(registered("register_samplers"))
+    return set(node) <= set(registered("register_samplers"))
 
 
-def overruled(own: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str]) -> list[str]:
+def _check_places(places: Sequence[str]) -> None:
+    below = [place for place in places if "." in place]
+    if below:
+        raise ConfigError(
+            f"{' and '.join(below)}: solo-gps reads sampler, prior, search and refresh at the top of the recipe alone. Type "
+            "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`."
+        )
+
+
+@contextmanager
+def _kept_from_solo_learn(cfg: Any) -> Iterator[None]:
+    """Runs a job that was taken for a stranger's, though it has words of ours: importing solo-learn in it is an error."""
+    places = _at_top(cfg)
+    watch = _Watch(places)
+    if places and OmegaConf.to_container(cfg, resolve=False).get("sampler") != {}:  # type: ignore[union-attr]
+        sys.meta_path.insert(0, watch)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.meta_path.remove(watch)
+
+
+class _Watch(MetaPathFinder):
+    def __init__(self, places: Sequence[str]) -> None:
+        self._places = places
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        # A program that has reached for solo_gps.activate switches on by itself.
+        if fullname == "solo.methods" and "solo_gps.guide.run" not in sys.modules:
+            raise ConfigError(
+                f"this program imports solo-learn inside its function, and its recipe has {' and '.join(self._places)}: solo-gps "
+                "could not tell before that guidance is asked for. Import solo.methods at the top of the program's file; or "
+                "train inside `with solo_gps.activate(cfg)`; or, if these keys mean something else, rename them."
+            )
+
+
+def overruled(own: Mapping[str, Any], cfg: DictConfig, typed: Mapping[str, str], chosen: Collection[str] = NODES) -> list[str]:
     """Returns a line for each of a recipe's own keys that a config group, read after them, has overruled.
 
     Args:
         own: What the recipe's own file says under our top-level keys.
         cfg: The composed recipe.
         typed: Key to value, as typed on the command line: there, whoever typed it knows.
+        chosen: Config groups that the recipe's defaults lists or the command line chose.
     """
     lines = []
     for key, wanted in _leaves(own):
         came = OmegaConf.select(cfg, key, throw_on_missing=False)
         came = OmegaConf.to_container(came) if OmegaConf.is_config(came) else came
         if came != wanted and key not in typed and not (isinstance(wanted, str) and "${" in wanted):
+            group = key.split(".")[0]
+            by = f"the group {group!r}" if group in chosen else "another file of its defaults list"
             lines.append(
-                f"{key} is {came!r}, not {wanted!r} as the recipe's own file says: the group {key.split('.')[0]!r} is read after "
-                f"the file's own keys. Leave the group out, since the keys alone switch on; or write _self_ last in the recipe's "
-                f"defaults list; or type {key}={wanted}."
+                f"{key} is {came!r}, not {wanted!r} as the recipe's own file says: {by} is read after the file's own keys. Leave "
+                f"it out, since the keys alone switch on; or write _self_ last in the recipe's defaults list; or type "
+                f"{key}={wanted}."
             )
     return lines
 
@@ -154,6 +234,13 @@ def _typed() -> dict[str, str]:
         return {}
     pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
     return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def _choices() -> list[str]:
+    """The config groups that were chosen, each as ``group`` or ``group@package``."""
+    if not HydraConfig.initialized():
+        return []
+    return [str(group) for group, choice in HydraConfig.get().runtime.choices.items() if choice not in (None, "null")]
 
 
 def _end(error: Exception, line: str) -> None:

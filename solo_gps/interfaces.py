@@ -108,3 +108,10 @@ class Exhibit:
     title: str
     anchors: NDArray[np.int32]
     positives: NDArray[np.int32]
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Returns a view that cannot be written to, for those who only watch."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

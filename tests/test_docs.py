@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from config_keys import defaults, sampler_config, table, with_tables
 from omegaconf import OmegaConf
 
 import solo_gps
 from solo_gps.commands import cli
 from solo_gps.commands.recipes import recipe_names
 from solo_gps.hosts.detect import INSTALL
+from solo_gps.samplers import register_samplers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,8 +53,27 @@ def test_groups_that_are_typed_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_sampler_keys_that_are_typed_exist(page):
     for sampler, key in re.findall(r"\bsampler\.(gps|pnn|sepp)\.(\w+)", page.read_text()):
-        group = OmegaConf.load(ROOT / "configs" / "sampler" / f"{sampler}.yaml")
-        assert key in group.sampler[sampler], f"sampler.{sampler}.{key}"
+        assert key in defaults(sampler_config(sampler)), f"sampler.{sampler}.{key}"
+
+
+TOLD = ["prior", "each prior", "search", "refresh", *(f"sampler {name}" for name in register_samplers())]
+
+
+@pytest.mark.parametrize("of", TOLD)
+def test_each_table_of_keys_stands_once_and_is_that_of_the_code(of):
+    """A key's meaning is written below its field, in the dataclass; the docs repeat it by machine."""
+    pages = [page for page in PAGES if f"<!-- keys: {of} -->" in page.read_text()]
+    assert len(pages) == 1, f"docs/ needs the lines '<!-- keys: {of} -->' and '<!-- end of keys -->', once"
+    text = pages[0].read_text()
+    assert with_tables(text) == text, f"{pages[0].name}: not what the dataclass says; run python tests/config_keys.py"
+
+
+def test_every_key_has_its_sentence_and_its_default_in_its_table():
+    for of in TOLD:
+        for row in table(of).splitlines()[2:]:
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+            assert all(cells) or cells[0] == "`name`", row
+            assert cells[-1].endswith((".", "...")), row
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from solo_gps.hydra_switch import FailedJob, GuidedJob, asks_for_guidance, overruled
+from solo_gps.guide.check import read_recipe
+from solo_gps.hydra_switch import FailedJob, GuidedJob, _places, asks_for_guidance, overruled
 
 ROOT = Path(__file__).parents[1]
 SHAPED = {"method": "simclr", "backbone": {"name": "resnet18"}, "augmentations": []}
@@ -45,9 +46,10 @@ def test_a_recipe_of_solo_learn_asks_by_what_it_says(recipe, asks):
         ({"sampler": {"name": "gps"}}, False),
         ({"prior": {"mean": 0.0}}, False),
         ({"search": {"lr": [1, 2]}}, False),
-        ({"sampler": {"gps": {"k": 3}}}, True),
-        ({"sampler": {"sepp": None}}, True),
+        ({"sampler": {"gps": {"rate": 3}}}, False),
+        ({"sampler": {"sepp": None}}, False),
         ({"sampler": "${nope}"}, False),
+        ({"base": {**SHAPED, "sampler": {"gps": {}}}}, True),
     ],
 )
 def test_a_program_that_is_none_of_solo_learns_is_left_alone(recipe, asks, monkeypatch):
@@ -55,9 +57,105 @@ def test_a_program_that_is_none_of_solo_learns_is_left_alone(recipe, asks, monke
     assert asks_for_guidance(OmegaConf.create(recipe)) == asks
 
 
+def test_plugins_are_not_loaded_for_a_program_that_cannot_mean_them(monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+    monkeypatch.setattr("solo_gps.plugins.plugin_manager", lambda: pytest.fail("loaded plugins"))
+    assert not asks_for_guidance(OmegaConf.create({"sampler": {"name": "ddim", "steps": 50}}))
+    assert not asks_for_guidance(OmegaConf.create({**SHAPED, "sampler": None}))
+    read_recipe(OmegaConf.create({**SHAPED, "sampler": {}}))
+
+
 def test_a_config_that_is_no_mapping_asks_for_nothing():
     assert not asks_for_guidance(OmegaConf.create([1]))
     assert not asks_for_guidance(None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "places"),
+    [
+        ({"base": {"sampler": {"gps": {"k": 3}}}}, ["base.sampler"]),
+        ({"a": {"b": {"sampler": {"sepp": None, "gps": None}}}}, ["a.b.sampler"]),
+        ({"data": {"sampler": {"name": "random"}}}, []),
+        ({"data": {"sampler": "gps"}}, []),
+        ({"sampler": {}, "base": {"sampler": {"gps": {}}}}, ["sampler"]),
+        ({"sampler": None, "base": {"sampler": {"gps": {}}}}, []),
+    ],
+)
+def test_samplers_below_the_top_of_a_recipe_are_seen(recipe, places):
+    assert _places(OmegaConf.create({**SHAPED, **recipe})) == places
+
+
+LATE = """
+import hydra
+@hydra.main(version_base="1.2", config_path="conf", config_name="recipe")
+def main(cfg):
+    {body}
+    print("TRAINED PLAINLY")
+main()
+"""
+IMPORTS = "from solo.methods import METHODS"
+
+
+def late(folder, body, recipe, *arguments):
+    (folder / "conf" / "sub").mkdir(parents=True)
+    (folder / "conf" / "recipe.yaml").write_text(recipe)
+    (folder / "conf" / "sub" / "base.yaml").write_text("sampler: {gps: {k: 3}}\n")
+    (folder / "late.py").write_text(LATE.format(body=body.replace("\n", "\n    ")))
+    return subprocess.run(
+        [sys.executable, "late.py", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+    )
+
+
+SHAPED_TEXT = "method: simclr\nbackbone: {name: resnet18}\naugmentations: [{}]\n"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("body", "recipe", "arguments", "message"),
+    [
+        (IMPORTS, "sampler: {gps: {k: 3}}", [], "imports solo-learn inside its function, and its recipe has sampler"),
+        (IMPORTS, "nodes: {x: {gps: {}}}\nsampler: ${nodes.x}", [], "imports solo-learn inside its function"),
+        (IMPORTS, "prior: {name: pixels}", [], "its recipe has prior"),
+        ("pass", SHAPED_TEXT + "defaults: [sub/base]", [], "sub.sampler: solo-gps reads sampler"),
+        ("pass", SHAPED_TEXT, ["+sampler@foo=gps"], "foo.sampler: solo-gps reads sampler"),
+        ("pass", SHAPED_TEXT, ["+prior@data=pixels"], "data.prior: solo-gps reads sampler"),
+        ("cfg._set_flag('struct', False); cfg.sampler = {'gps': {}}", SHAPED_TEXT, [], "sampler came into the recipe inside"),
+        ("pass", SHAPED_TEXT + "sampler: gps", [], "write `sampler: {gps: {}}`"),
+        ("pass", SHAPED_TEXT + "sampler: None", [], "or null for none"),
+        ("pass", "backbone: {}\naugmentations: [{}]\nmethod: null\nsampler: {gps: {}}", [], "this recipe names no method"),
+    ],
+)
+def test_guidance_that_is_asked_for_where_it_cannot_act_ends_the_program(body, recipe, arguments, message, tmp_path):
+    done = late(tmp_path, body, recipe, *arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("solo-gps: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "recipe"),
+    [
+        ("pass", "sampler: {gps: {rate: 10}}"),
+        ("pass", "search: {lr: [1, 2]}\nprior: {mean: 0}"),
+        ("pass", "data: {sampler: {gps: {}}}"),
+        ("pass", SHAPED_TEXT + "sampler: null\nkept: {sampler: {gps: {}}}"),
+        ("pass", SHAPED_TEXT + "sampler: {}\nprior: {name: nobodys}"),
+        ("import solo_gps.guide.run\n" + IMPORTS, "sampler: {gps: {k: 3}}"),
+    ],
+)
+def test_a_program_that_asks_for_nothing_here_runs(body, recipe, tmp_path):
+    done = late(tmp_path, body, recipe)
+    assert done.stdout == "TRAINED PLAINLY\n", done.stdout + done.stderr
+
+
+@pytest.mark.host
+def test_no_sampler_leaves_a_program_for_linear_evaluation_alone(tmp_path):
+    body = IMPORTS + "\nassert METHODS['simclr'].__mro__[1].__module__ == 'solo.methods.base'"
+    assert late(tmp_path, body, "pretrain_method: simclr", "+sampler=none").returncode == 0
 
 
 def test_keys_that_a_group_overruled_are_named_with_the_mend():
@@ -67,6 +165,11 @@ def test_keys_that_a_group_overruled_are_named_with_the_mend():
     assert len(lines) == 1
     assert lines[0].startswith("sampler.gps.k is 10, not 5 as the recipe's own file says")
     assert "write _self_ last" in lines[0]
+
+
+def test_another_file_of_the_defaults_list_is_not_called_a_group():
+    (line,) = overruled({"sampler": {"gps": {"k": 5}}}, OmegaConf.create({"sampler": {"gps": {"k": 10}}}), {}, chosen=[])
+    assert "another file of its defaults list is read after" in line
 
 
 def test_interpolations_and_equal_keys_are_not_overruled():

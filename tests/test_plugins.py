@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pluggy
@@ -67,6 +71,54 @@ def test_two_plugins_of_one_name_are_refused(manager):
     manager.register(Other())
     with pytest.raises(ConfigError, match="two plugins register 'gps'"):
         plugins.registered("register_samplers")
+
+
+def test_a_dotted_name_is_imported_on_use_and_not_before(manager):
+    class Named:
+        @hookimpl
+        def register_samplers(self):
+            return {"class": int, "named": "fractions:Fraction", "gone": "fractions:Gone", "nowhere": "no_such_module:Thing"}
+
+    manager.register(Named(), name="theirs")
+    known = plugins.registered("register_samplers")
+    assert {"class", "named", "gone", "nowhere", "gps"} <= set(known)
+    assert known["class"] is int
+    assert known["named"] is plugins.lookup("register_samplers", "sampler", "named") is Fraction
+    for name, reason in (("gone", "AttributeError"), ("nowhere", "ModuleNotFoundError: No module named 'no_such_module'")):
+        with pytest.raises(ConfigError, match=f"plugin 'theirs' registers '{name}' by register_samplers as '.*{reason}"):
+            plugins.lookup("register_samplers", "sampler", name)
+
+
+@pytest.mark.parametrize("hook", ["register_samplers", "register_encoders", "register_search_backends"])
+def test_every_built_in_resolves(hook):
+    assert all(isinstance(value, type) for value in plugins.registered(hook).values())
+
+
+BROKEN = [
+    ("1 / 0", "ZeroDivisionError: division by zero"),
+    ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    (
+        "from solo_gps import hookimpl\n@hookimpl\ndef register_sampler(): ...",
+        "PluginValidationError: unknown hook 'register_sampler'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), BROKEN)
+def test_a_broken_plugin_is_named_with_the_mend(code, reason, tmp_path):
+    (tmp_path / "broken_module.py").write_text(code)
+    package = tmp_path / "broken_package-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-package\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[solo_gps]\nbreaks = broken_module\n")
+    program = (
+        "from solo_gps import plugins\ntry:\n    plugins.plugin_manager()\nexcept ValueError as error:\n    print(repr(error))"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ)
+    assert done.stdout.startswith("ConfigError("), done.stderr
+    assert f"plugin 'breaks' of the package broken-package cannot be loaded: {reason}" in done.stdout
+    assert "pip uninstall broken-package" in done.stdout
 
 
 def test_lookup_suggests_the_closest_name():

@@ -52,7 +52,7 @@ def _build(options: argparse.Namespace) -> int:
     from solo_gps.embeddings import embed, resolve_prior
     from solo_gps.hosts.images import host_images
     from solo_gps.neighbours import find
-    from solo_gps.neighbours.exact.prepare import check_neighbours
+    from solo_gps.neighbours.config import check_neighbours
     from solo_gps.runtime.console import show_progress_lines
 
     show_progress_lines()

@@ -92,7 +92,7 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
     from solo_gps.config import parse
     from solo_gps.embeddings import embed, resolve_prior
     from solo_gps.evaluation.gallery import draw_exhibits
-    from solo_gps.neighbours.backends.faiss_here import pick_device
+    from solo_gps.runtime.devices import pick_device
     from solo_gps.runtime.progress import Progress
     from solo_gps.samplers.sepp.config import SeppConfig
     from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines

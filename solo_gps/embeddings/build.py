@@ -5,30 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.manifest import NAME, write_manifest
 from solo_gps.embeddings.partial import Partial, missing_blocks
 from solo_gps.embeddings.store import ARRAY, PARTIAL, STATE
 from solo_gps.errors import CacheError, DataError
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import worker_count
 from solo_gps.runtime.determinism import plain_float32
 from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from solo_gps.interfaces import ImageSet
-    from solo_gps.priors.base import Encoder
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -92,8 +94,6 @@ def build_cache(
 
 def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Ranks) -> None:
     """Fits a trained encoder in rank 0; every rank then works with the saved state, as a resumed build does."""
-    from safetensors.torch import load_file
-
     error: Exception | None = None
     if ranks.first:
         try:
@@ -112,8 +112,6 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Rank
 
 
 def _is_whole(state: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(state, framework="pt") as file:
             return bool(file.keys())
@@ -122,8 +120,6 @@ def _is_whole(state: Path) -> bool:
 
 
 def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
-    from safetensors.torch import save_file
-
     assert encoder.device is not None, "load comes first"
     with plain_float32(encoder.device.type):
         encoder.fit(images)
@@ -182,8 +178,6 @@ class _Writer:
 
     def put(self, start: int, rows: torch.Tensor) -> None:
         """Hands over (B, D) rows on any device; waits while too many blocks are queued."""
-        import torch
-
         self._raise()
         ready = None
         if rows.device.type == "cuda":
@@ -217,8 +211,6 @@ class _Writer:
                 self._error = _disk_error(error, self._partial.folder) if isinstance(error, OSError) else error
 
     def _stored(self, start: int, rows: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         with np.errstate(over="ignore"):
             stored = rows.astype(self._partial.dtype)
         bad = ~np.isfinite(stored).all(axis=1)
@@ -234,11 +226,6 @@ def _disk_error(error: OSError, folder: Path) -> CacheError:
 
 
 def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]) -> None:
-    import sys
-
-    import numpy
-    import torch
-
     images, dimensions = partial.shape
     left = missing_blocks(images, images, partial.finished())
     if left:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import PreprocessedImages, batches
-
-if TYPE_CHECKING:
-    import torch
-
-    from solo_gps.interfaces import ImageSet
-    from solo_gps.priors.base import Encoder
+from solo_gps.priors.parts.preprocess import Augmented
 
 
 def loaded_batches(images: ImageSet, encoder: Encoder, blocks: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
@@ -23,16 +22,12 @@ def loaded_batches(images: ImageSet, encoder: Encoder, blocks: Sequence[range], 
         blocks: Image indices of each batch.
         workers: Worker processes, 0 to work in this one.
     """
-    import torch
-
     assert encoder.device is not None, "load comes first"
     if not encoder.reads_images:
         return (torch.arange(block.start, block.stop) for block in blocks)
     transform: Any = encoder.transform()
     augmented = encoder.config.augmentation != "none"
     if augmented:
-        from solo_gps.priors.parts.preprocess import Augmented
-
         transform = Augmented(transform, encoder.config.augmentation, encoder.config.draws, encoder.config.seed)
     return batches(PreprocessedImages(images, transform, augmented), blocks, num_workers=workers, device=encoder.device)
 
@@ -43,8 +38,6 @@ def embed_batch(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, D) float32 on the encoder's device.
     """
-    import torch
-
     with torch.inference_mode(), encoder.autocast():
         if batch.ndim != 5:
             return encoder.embed(batch).float()

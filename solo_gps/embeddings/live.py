@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL.Image import Image
 
 from solo_gps.priors.base import Encoder, PriorConfig
 from solo_gps.priors.parts.preprocess import ResizeCrop, normalise, shorter_side
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
 
 
 class LiveNetwork(Encoder):
@@ -46,7 +44,5 @@ class LiveNetwork(Encoder):
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (B, D) float32."""
-        import torch
-
         pixels = normalise(batch, self._mean, self._std).contiguous(memory_format=torch.channels_last)
         return self._forward(pixels).float().flatten(1)

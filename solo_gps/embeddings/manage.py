@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,6 @@ def _info(folder: Path) -> CacheInfo:
         manifest = read_manifest(folder)
     except CacheError as error:
         return CacheInfo(**common, status="damaged", age=now - changed, idle=now - changed, problem=str(error))
-    from datetime import datetime
-
     return CacheInfo(
         **common,
         status="whole",

@@ -12,15 +12,13 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from solo_gps.embeddings.npy import header
 from solo_gps.embeddings.store import ARRAY
 from solo_gps.errors import CacheError
 from solo_gps.runtime.files import whole_file
-
-if TYPE_CHECKING:
-    import numpy as np
 
 JOURNAL = "finished"
 
@@ -36,8 +34,6 @@ class Partial:
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int], dtype: str, rank: int = 0) -> None:
-        import numpy as np
-
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self._row = shape[1] * self.dtype.itemsize
         self._header = header(shape, self.dtype)

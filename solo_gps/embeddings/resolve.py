@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,10 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
+from solo_gps.priors.config import CONFIGS, PriorConfig
+from solo_gps.runtime.devices import device_of
 
 if TYPE_CHECKING:
-    import torch
-
     from solo_gps.priors.base import Encoder
 
 
@@ -32,14 +31,15 @@ def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = N
         ConfigError: A key, type or value is wrong.
         DataError: A file that the prior needs is missing or does not fit.
     """
-    encoder = parse_prior(prior)
+    config = parse_prior(prior)
+    encoder: Encoder = lookup("register_encoders", "prior", config.name)(config)
     encoder.check(images)
-    device_of(encoder.config.device)
+    device_of(config.device)
     return encoder
 
 
-def parse_prior(prior: Mapping[str, Any] | None = None) -> Encoder:
-    """Checks name, keys and values of the ``prior`` node, and nothing that needs torch, a model's library or a file.
+def parse_prior(prior: Mapping[str, Any] | None = None) -> PriorConfig:
+    """Checks name, keys and values of the ``prior`` node, and nothing of our own that needs torch, a library or a file.
 
     Raises:
         UnknownNameError: No encoder of that name.
@@ -58,32 +58,7 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> Encoder:
         raise ConfigError(f"prior: wanted a group of keys, got {prior!r}.") from error
     if not isinstance(name, str) or not name:
         raise ConfigError(f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}.")
-    encoder_class = lookup("register_encoders", "prior", name)
-    encoder: Encoder = encoder_class(parse(prior, encoder_class.config_class, "prior"))
-    return encoder
-
-
-def device_of(name: str) -> torch.device:
-    """Turns ``prior.device`` into a device.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        # Each rank that torchrun, Lightning or Slurm starts on a machine has a GPU of its own.
-        rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
-        return torch.device("cuda", int(rank) % torch.cuda.device_count())
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"prior.device={name!r} is not a device; wanted auto, cpu, cuda or cuda:<n>.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"prior.device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices. Use auto or cpu.")
-    return device
+    return parse(prior, CONFIGS.get(name) or lookup("register_encoders", "prior", name).config_class, "prior")
 
 
 def check_not_empty(images: int) -> None:

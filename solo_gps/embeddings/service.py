@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
-from solo_gps.embeddings.resolve import check_not_empty, device_of, resolve_prior
+import torch
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from solo_gps.interfaces import Embeddings, ImageSet
-    from solo_gps.priors.base import Encoder
-    from solo_gps.runtime.ranks import Ranks
+from solo_gps.embeddings.build import build_cache
+from solo_gps.embeddings.fingerprint import data_digest, describe, fingerprint
+from solo_gps.embeddings.resolve import check_not_empty, resolve_prior
+from solo_gps.embeddings.store import build_lock, cache_root, make_root, open_cache
+from solo_gps.interfaces import Embeddings, ImageSet
+from solo_gps.priors.base import Encoder
+from solo_gps.runtime.determinism import preserved_generators
+from solo_gps.runtime.devices import device_of
+from solo_gps.runtime.progress import duration
+from solo_gps.runtime.ranks import Ranks, torchrun_ranks
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -41,8 +45,6 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
         DataError: An image, a weights file or a brought array is not what was wanted.
         CacheError: The cache is damaged or foreign, or cannot be written.
     """
-    from solo_gps.runtime.determinism import preserved_generators
-
     check_not_empty(len(images))
     encoder = resolve_prior(prior, len(images))
     device = device_of(encoder.config.device)
@@ -51,8 +53,6 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
             encoder.load(device)
             if not together:
                 return _find_or_build(images, encoder)
-            from solo_gps.runtime.ranks import torchrun_ranks
-
             with torchrun_ranks() as ranks:
                 return _find_or_build(images, encoder, ranks)
     finally:
@@ -63,16 +63,10 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
 def _release(device: torch.device) -> None:
     """Gives the encoder's memory back: training needs it."""
     if device.type == "cuda":
-        import torch
-
         torch.cuda.empty_cache()
 
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:
-    from solo_gps.embeddings.fingerprint import data_digest, describe, fingerprint
-    from solo_gps.embeddings.store import cache_root, make_root, open_cache
-    from solo_gps.runtime.progress import duration
-
     description = describe(encoder, data_digest(images.content()))
     root = cache_root(encoder.config.cache_dir)
     folder = root / fingerprint(description)
@@ -95,12 +89,6 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
 
 def _build_locked(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None) -> bool:
     """Builds unless another process just did; returns whether this one built."""
-    from contextlib import nullcontext
-
-    from solo_gps.embeddings.build import build_cache
-    from solo_gps.embeddings.store import build_lock
-    from solo_gps.runtime.ranks import Ranks
-
     ranks = ranks or Ranks()
     with build_lock(folder.parent, folder.name) if ranks.first else nullcontext():
         if ranks.share(folder.exists()):

@@ -9,23 +9,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
 
 from solo_gps.embeddings.fingerprint import data_digest
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.store import ENVIRONMENT, cache_root, make_root
 from solo_gps.errors import CacheError, DataError
-from solo_gps.interfaces import Embeddings
+from solo_gps.interfaces import Embeddings, ImageSet
+from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
 from solo_gps.runtime.progress import Progress
 from solo_gps.runtime.ranks import Ranks, training_ranks
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from solo_gps.interfaces import ImageSet
-    from solo_gps.priors.base import Encoder
 
 
 @contextmanager
@@ -88,8 +86,6 @@ def check_room(folder: str | None, images: int, dimensions: int) -> None:
 
 
 def _embedded(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) -> np.ndarray:
-    import numpy as np
-
     folder, width = encoder.config.cache_dir, 0
     machines = ranks.gather(socket.gethostname())
     here = [rank for rank in range(ranks.world) if machines[rank] == machines[ranks.rank]]
@@ -182,8 +178,6 @@ def _all_rows(
     images: ImageSet, encoder: Encoder, ranks: Ranks, processes: int, progress: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Embeds a block a rank at a time, and yields every rank's (first index, (B, D) float32 rows), checked."""
-    import torch
-
     blocks = consecutive(len(images), encoder.config.batch_size)
     rounds = [blocks[first : first + ranks.world] for first in range(0, len(blocks), ranks.world)]
     own = [parts[ranks.rank] if ranks.rank < len(parts) else range(1) for parts in rounds]
@@ -208,8 +202,6 @@ def _all_rows(
 
 
 def _check_finite(rows: np.ndarray, block: range) -> None:
-    import numpy as np
-
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise DataError(

@@ -7,14 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 from solo_gps.embeddings.manifest import read_manifest
+from solo_gps.embeddings.npy import read_header
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import Embeddings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -70,10 +71,6 @@ def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
 
 
 def _open_array(folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
-    import numpy as np
-
-    from solo_gps.embeddings.npy import read_header
-
     path = folder / ARRAY
     mend = f"Remove it: solo-gps cache remove {folder.name}"
     try:
@@ -89,8 +86,6 @@ def _open_array(folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
 @contextmanager
 def build_lock(root: Path, fingerprint: str) -> Iterator[None]:
     """Holds the lock of one fingerprint; waits, with a line in the log every so often, while another process builds."""
-    from filelock import FileLock, Timeout
-
     lock = FileLock(root / LOCKS / f"{fingerprint}.lock")
     patience = 1.0
     while True:

@@ -11,13 +11,13 @@ from solo_gps.config import LARGEST_SEED, check_seed, node_of, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
-from solo_gps.hosts.data_folder import check_data_folder
+from solo_gps.hosts.data_folder import check_data_folder, check_host_keys
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.methods import NOT_METHODS
-from solo_gps.neighbours.backend import SearchConfig
-from solo_gps.neighbours.resolve import parse_search, resolve_search
+from solo_gps.neighbours.choose import parse_search, resolve_search
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.plugins import lookup
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
 NEED_A_SAMPLER = ("prior", "search", "refresh")
@@ -50,7 +50,9 @@ def read_recipe(recipe: DictConfig) -> Asked:
         RefusedMethodError: A sampler cannot act on the method.
     """
     samplers = make_samplers(recipe)
-    prior, search = parse_prior(node_of(recipe, "prior")).config, parse_search(node_of(recipe, "search"))
+    if not samplers:  # a plain run, of whatever program: nothing of ours is read
+        return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None)
+    prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh = parse_refresh(recipe, samplers)
     names = method_names()
     if names is not None:
@@ -70,9 +72,8 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
     node = node_of(recipe, "sampler")
     if isinstance(node, str):
         raise ConfigError(
-            f"sampler={node!r} arrived as a plain string: Hydra did not find the config group 'sampler' on its search path "
-            "(--info searchpath lists it; provider solo-gps must be there). Reinstall solo-gps into this environment, or add "
-            "hydra.searchpath=[pkg://solo_gps.configs]; `solo-gps doctor` checks it."
+            f"sampler={node!r}: wanted a group of samplers. In a recipe's file write `sampler: {{gps: {{}}}}`, or null for none; "
+            "on a command line type +sampler=gps. If you did, Hydra did not find our config groups: `solo-gps doctor` says why."
         )
     if node is None:
         _check_nothing_is_mute(recipe)
@@ -118,18 +119,45 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         DataError: The training folder is missing or empty.
     """
     check_method(recipe, list(host.methods), samplers)
-    _check_strategy(recipe, samplers)
-    resolve_prior(node_of(recipe, "prior"))
-    resolve_search(node_of(recipe, "search"))
+    if samplers:
+        _check_strategy(recipe)
+        check_host_keys(recipe)
+        resolve_prior(node_of(recipe, "prior"))
+        resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
 
 
-def _check_strategy(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> None:
+def _check_strategy(recipe: DictConfig) -> None:
     strategy = str(node_of(recipe, "strategy"))
-    if samplers and any(word in strategy for word in ("fork", "spawn", "notebook")):
+    if any(word in strategy for word in ("fork", "spawn", "notebook")):
         raise ConfigError(
             f"strategy={strategy!r} trains in copies of this process, where what solo-gps counts and switches off is lost. Use "
             "strategy=ddp."
+        )
+
+
+def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
+    """Raises :class:`ConfigError` when a recipe does not ask any more what it asked when it was read.
+
+    Args:
+        recipe: The recipe that the guided method is built from.
+        asked: What was read at the start, and acts.
+        method: Name of the method that was guided then.
+    """
+    now = read_recipe(recipe)
+    same = {
+        "sampler": {name: sampler.config for name, sampler in now.samplers.items()}
+        == {name: sampler.config for name, sampler in asked.samplers.items()},
+        "prior": asked.prior is None or now.prior == asked.prior,
+        "search": now.search == asked.search,
+        "refresh": now.refresh == asked.refresh,
+        "method": recipe.get("method") == method,
+    }
+    changed = [key for key, is_same in same.items() if not is_same]
+    if changed:
+        raise ConfigError(
+            f"the program changed {' and '.join(changed)} of its recipe after guidance was switched on by it. Say it in the "
+            "recipe's file or on the command line; or change it first, and train inside `with solo_gps.activate(cfg)`."
         )
 
 
@@ -147,6 +175,11 @@ def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str
         ConfigError: The data's format cannot be guided.
     """
     method = node_of(recipe, "method")
+    if method is None:
+        raise ConfigError(
+            "this recipe names no method: solo-gps guides pretraining alone (main_pretrain.py, solo-gps pretrain). Leave the "
+            "sampler out of it."
+        )
     known = [name for name in names if name not in NOT_METHODS]
     if method not in known:
         raise UnknownNameError("method", method, known, "(of the installed solo-learn)")

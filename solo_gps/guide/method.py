@@ -53,10 +53,10 @@ class _Guided:
     """What the crops of the current training batch show; ``None`` in a step by hand."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop(KEY, None)  # a checkpoint's hyper-parameters hold the record
+        loaded = kwargs.pop(KEY, None) is not None  # a checkpoint's hyper-parameters hold the record, and its own recipe
         super().__init__(*args, **kwargs)
         with our_part("building the guided method"):
-            self._activation.record_in(args[0] if args else kwargs.get("cfg"))
+            self._activation.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
             self._activation.pairing.attach(self)  # type: ignore[arg-type]
         self.shown_crops = None
         self._described = False

@@ -18,7 +18,7 @@ from solo_gps.errors import DataError
 from solo_gps.evaluation.gallery import draw_exhibits
 from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.guide.refresh import Refresh
-from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, read_only
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager
 from solo_gps.runtime import sharing as ranks
@@ -217,7 +217,8 @@ class Pairing:
             if table is not None:
                 self.tables[name] = table
                 log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
-                plugin_manager().hook.on_table_built(sampler=name, table=table, labels=space.images.labels)
+                shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
+                plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
 
 
 def _plain_pairs(images: int) -> Pairs:

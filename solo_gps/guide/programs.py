@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -19,27 +21,30 @@ def registries(program: Any, methods: dict[str, type], method: str) -> list[dict
         method: Name of the recipe's method.
     """
     found = {id(methods): methods}
-    for function in _functions(program, set()):
-        for value in list(function.__globals__.values()):
-            if isinstance(value, dict) and value.get(method) is methods[method]:
-                found[id(value)] = value
+    for value in _names(program, set()):
+        if isinstance(value, dict) and value.get(method) is methods[method]:
+            found[id(value)] = value
     return list(found.values())
 
 
-def _functions(thing: Any, seen: set[int]) -> Iterator[FunctionType]:
-    """The functions behind a callable: through decorators, partials, bound methods and closures."""
+def _names(thing: Any, seen: set[int]) -> Iterator[Any]:
+    """What a callable's names mean: through decorators, partials, bound methods, closures and defaults."""
     if id(thing) in seen:
         return
     seen.add(id(thing))
     if isinstance(thing, FunctionType):
-        yield thing
-        for cell in thing.__closure__ or ():
-            try:
-                inside = cell.cell_contents
-            except ValueError:  # a name that was never bound
-                continue
-            if callable(inside):
-                yield from _functions(inside, seen)
+        inside = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *_cells(thing)]
+        yield from [*thing.__globals__.values(), *inside]
+        for value in filter(callable, inside):
+            yield from _names(value, seen)
+    if isinstance(thing, partial):
+        yield from [*thing.args, *thing.keywords.values()]
     for name in ("__wrapped__", "func", "__func__"):
-        if (inside := getattr(thing, name, None)) is not None:
-            yield from _functions(inside, seen)
+        if (inner := getattr(thing, name, None)) is not None:
+            yield from _names(inner, seen)
+
+
+def _cells(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that was never bound
+            yield cell.cell_contents

@@ -16,7 +16,7 @@ from solo_gps.embeddings.snapshot import check_room, snapshot
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.guide.refresh_config import RefreshConfig
 from solo_gps.interfaces import Embeddings, ImageSet
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import PriorConfig
 from solo_gps.runtime.ranks import training_ranks
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from solo_gps.config import check_at_least, check_choice, node_of, parse
 from solo_gps.errors import ConfigError
-from solo_gps.priors.base import PRECISIONS, SPACES
+from solo_gps.priors.config import PRECISIONS, SPACES
 from solo_gps.samplers.base import Sampler
 
 OF = ("features", "projections")

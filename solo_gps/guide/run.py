@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from functools import cached_property, partial, wraps
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from solo_gps.embeddings.fingerprint import data_digest
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import pair_purity, table_purity
-from solo_gps.guide.check import Asked, check_recipe, read_recipe
+from solo_gps.guide.check import Asked, check_recipe, check_unchanged, read_recipe
 from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive, guided_dataset, loaders_of
 from solo_gps.guide.method import guided_method, is_guided
 from solo_gps.guide.pairing import Pairing
@@ -28,7 +29,7 @@ from solo_gps.guide.trainer_callback import trainer_callback
 from solo_gps.hosts.data_folder import check_batch
 from solo_gps.hosts.detect import Host, detect_host
 from solo_gps.hosts.images import host_images
-from solo_gps.interfaces import ImageSet, Pairs, ShownCrops
+from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, read_only
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager, wrapped
 
@@ -51,8 +52,9 @@ class Activation:
     """
 
     def __init__(self, cfg: DictConfig, host: Host, asked: Asked) -> None:
-        self.cfg = cfg
+        self.cfg = deepcopy(cfg)  # what was read is what acts, whatever the program does to its recipe
         self.host = host
+        self.asked = asked
         self.samplers = asked.samplers
         refresh = None if asked.refresh is None else Refresh(asked.refresh, cfg, host.backbone_name)
         self.pairing = Pairing(cfg, self.samplers, refresh)
@@ -69,6 +71,7 @@ class Activation:
         self._announced_epoch: int | None = None
         self._was_finished = False
         self._resumed_record: Mapping[str, Any] | None = None
+        self._steps_before = 0
 
     @property
     def guides_images(self) -> bool:
@@ -95,6 +98,7 @@ class Activation:
             if not self.guides_images:
                 return torch.utils.data.DataLoader(dataset, *args, **kwargs)
             whole = wrapped("wrap_dataset", "dataset", self.dataset, cfg=self.cfg)
+            guided_dataset(whole)
         return GuidedLoader(whole, *args, **kwargs)
 
     def _guide(self, dataset: Any) -> GuidedDataset:
@@ -149,7 +153,8 @@ class Activation:
         pairs = self.pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
             self._announced_epoch = epoch
-            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=pairs, labels=self.pairing.labels)
+            shown = Pairs(anchors=read_only(pairs.anchors), positives=read_only(pairs.positives))
+            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=shown, labels=self.pairing.labels)
         return pairs
 
     def _epoch(self) -> int:
@@ -169,7 +174,16 @@ class Activation:
         self._resumed_epoch = progress.get("processed")
         state = checkpoint.get(KEY, {})
         self._resumed_record = state.get("record")
-        self.receipt.counts.update(state.get("counts", {}))
+        if self._resumed_its_like:
+            self.receipt.counts.update(state.get("counts", {}))
+            self._steps_before = 0
+        else:
+            self._steps_before = int(checkpoint.get("global_step", 0))
+            log.warning(
+                "resumed from a checkpoint whose %d steps were %s: this run's record and receipt speak of the steps from here on",
+                self._steps_before,
+                "plain" if self._resumed_record is None else "guided by other samplers, keys, embeddings or refreshes",
+            )
         tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
         if tables is not None:
             self.pairing.load_state(tables)
@@ -180,16 +194,22 @@ class Activation:
             counts = dict(self.receipt.counts)
             checkpoint[KEY] = {"record": self.record, "counts": counts, "refresh": self.pairing.state()}
 
-    def record_in(self, recipe: Any) -> None:
+    def record_in(self, recipe: Any, *, loaded: bool = False) -> None:
         """Appends the samplers to the run's name and writes the record into the recipe, in place.
 
         Checkpoints are found again by that name: a plain run must never resume a guided one's, nor the other way round.
 
         Args:
             recipe: The recipe that the host will save.
+            loaded: It came out of a checkpoint, and may ask for something else.
+
+        Raises:
+            ConfigError: The program has changed what the recipe asks of us since it was read.
         """
         if not self.samplers or not isinstance(recipe, DictConfig):
             return
+        if not loaded and self._recipe is not recipe:
+            check_unchanged(recipe, self.asked, self.cfg.method)
         self._recipe = recipe
         write_into(recipe, self.record)
         name = self.cfg.method if recipe.get("name") is None else str(recipe.name)
@@ -246,19 +266,11 @@ class Activation:
 
         From here to :meth:`start_steps`, Lightning 2 makes the first iterator and cannot bear an error in it: its teardown then
         fails on its own, and the user would see that.
-
-        Raises:
-            HostError: The loader was never guided.
         """
-        reads_prior = any(sampler.reads_prior for sampler in self.samplers.values())
-        if (self.guides_images and self.dataset is None) or (reads_prior and self.pairing.space is None):
-            raise HostError(
-                "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
-                f"{self.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
-            )
         self._fitting, self._may_raise = trainer, False
         self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
         self.receipt.begin_training()
+        self._steps_before = int(trainer.global_step)
         self.pairing.attach(method)
         method.save_hyperparameters({KEY: self.record})
 
@@ -266,11 +278,17 @@ class Activation:
         """Raises what went wrong while the first iterator was made.
 
         Raises:
-            HostError: The trainer reads another loader than the guided one.
+            HostError: The trainer reads another loader than the guided one, or none was ever guided.
         """
         self._may_raise = True
         if self._late_error is not None:
             raise self._late_error
+        reads_prior = any(sampler.reads_prior for sampler in self.samplers.values())
+        if (self.guides_images and self.dataset is None) or (reads_prior and self.pairing.space is None):
+            raise HostError(
+                "training was about to start on a loader that solo-gps never guided. Make it by solo-learn's "
+                f"{self.host.loader_module.__name__}.prepare_dataloader while the plugin is switched on."
+            )
         if self.dataset is not None and not all(map(self._is_guided, loaders_of(self._fitting))):
             raise HostError(
                 "training was about to start on another loader than the guided one. Give the trainer the one that solo-learn's "
@@ -325,7 +343,8 @@ class Activation:
             "method": self.cfg.method,
             "ended": "finished" if error is None else f"ended by {type(error).__name__}",
             "epochs": int(trainer.current_epoch),
-            "steps": int(trainer.global_step),
+            "steps": int(trainer.global_step) - self._steps_before,
+            "steps_before": self._steps_before,
             "ranks_counted": 1 if alone else trainer.world_size,
             "measures": {name: dict(values) for name, sampler in self.samplers.items() if (values := sampler.measured(method))},
             "purity_of_all_neighbours": {}
@@ -337,18 +356,27 @@ class Activation:
     def end_fit(self) -> None:
         """The trainer is done, or has failed."""
         if self._fitting is not None:
-            resumed_its_like = self._resumed_record is not None and all(
-                self._resumed_record.get(key) == self.record[key] for key in ("samplers", "refresh", "embeddings")
-            )
-            self._was_finished = resumed_its_like and self.receipt.steps == 0 < int(self._fitting.global_step)
+            self._was_finished = self._resumed_its_like and self.receipt.steps == 0 < int(self._fitting.global_step)
         self._fitting, self._may_raise, self._late_error = None, True, None
+
+    @property
+    def _resumed_its_like(self) -> bool:
+        """Whether the checkpoint that a training resumed from was guided as this run is."""
+        record = self._resumed_record
+        return record is not None and all(record.get(key) == self.record[key] for key in ("samplers", "refresh", "embeddings"))
 
     def check_trained(self) -> None:
         """Ends a job that asked for guidance and never trained a guided method.
 
         Raises:
-            HostError: No guided method took a step, and none was resumed at its end.
+            HostError: No guided method took a step, and none was resumed at its end; or not one item was guided.
         """
+        counts = self.receipt.counts
+        if self.dataset is not None and counts["items"] and not counts["guided"]:
+            raise HostError(
+                f"the training is over, and not one of its {counts['items']:,} items had another image as its positive: "
+                f"{'+'.join(self.samplers)} guided nothing."
+            )
         if self.samplers and not self.receipt.steps and not self._was_finished:
             raise HostError(
                 f"the job is over, and {'+'.join(self.samplers)} never guided a training step: the program trained nothing, "

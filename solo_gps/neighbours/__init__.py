@@ -31,7 +31,7 @@ def find(
 
     Args:
         embeddings: N points and the space (squared L2 or 1 - cosine) in which they are compared.
-        search: Keys of :class:`solo_gps.neighbours.backend.SearchConfig`; ``None`` takes the defaults.
+        search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         k: Number of neighbours, 1 to N - 1. Exactly one of ``k`` and ``radius`` is given.
         radius: Neighbours are all points strictly closer than this; a squared distance where the space is euclidean, 1 - cosine
             where it is cosine.
@@ -56,7 +56,7 @@ def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: floa
 
     Args:
         embeddings: N points and the space in which they are compared.
-        search: Keys of :class:`solo_gps.neighbours.backend.SearchConfig`; ``None`` takes the defaults.
+        search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         share: Share of the images that should have a neighbour at that radius, 0 to 1.
     """
     from solo_gps.neighbours.search import advise as run
@@ -65,17 +65,13 @@ def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: floa
 
 
 @hookimpl
-def register_search_backends() -> dict[str, type]:
-    """Registers the built-in backends; FAISS itself is imported only when one of its backends is used."""
-    from solo_gps.neighbours.backends.faiss_approximate import FaissCagra, FaissHnsw, FaissIvf
-    from solo_gps.neighbours.backends.faiss_exact import FaissFlat, FaissGpu
-    from solo_gps.neighbours.backends.torch_exact import TorchExact
-
+def register_search_backends() -> dict[str, str]:
+    """Registers the built-in backends."""
     return {
-        "torch": TorchExact,
-        "faiss": FaissFlat,
-        "faiss_gpu": FaissGpu,
-        "faiss_ivf": FaissIvf,
-        "faiss_hnsw": FaissHnsw,
-        "faiss_cagra": FaissCagra,
+        "torch": "solo_gps.neighbours.backends.torch_exact:TorchExact",
+        "faiss": "solo_gps.neighbours.backends.faiss_exact:FaissFlat",
+        "faiss_gpu": "solo_gps.neighbours.backends.faiss_exact:FaissGpu",
+        "faiss_ivf": "solo_gps.neighbours.backends.faiss_approximate:FaissIvf",
+        "faiss_hnsw": "solo_gps.neighbours.backends.faiss_approximate:FaissHnsw",
+        "faiss_cagra": "solo_gps.neighbours.backends.faiss_approximate:FaissCagra",
     }

@@ -5,31 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import tables as stored
 from solo_gps.neighbours.backend import SearchBackend
-from solo_gps.neighbours.choose import choose_backend
+from solo_gps.neighbours.choose import choose_backend, resolve_search
+from solo_gps.neighbours.config import check_neighbours
 from solo_gps.neighbours.exact.ball import ball_table
 from solo_gps.neighbours.exact.duplicates import duplicate_report
 from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.exact.prepare import Points, check_neighbours, prepare
+from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.recall import reach_recall
-from solo_gps.neighbours.exact.workspace import Workspace, open_workspace
+from solo_gps.neighbours.exact.workspace import Workspace
 from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
-from solo_gps.neighbours.resolve import resolve_search
 from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.determinism import true_float32
-from solo_gps.runtime.progress import duration
+from solo_gps.runtime.progress import Progress, duration
 
 log = logging.getLogger(__name__)
-
-# A bar appears only on a terminal, and only when there is time to read it.
-BAR_DELAY_SECONDS = 5.0
 
 
 def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None) -> NeighbourTable:
@@ -74,12 +70,12 @@ def _wanted(table: NeighbourTable, k: int | None, radius: float | None) -> str:
     return f"the {k} nearest of {images}" if radius is None else f"the balls of radius {radius:g} around {images}"
 
 
+@true_float32()
 def advise(embeddings: Embeddings, search: Mapping | None, *, share: float) -> RadiusAdvice:
     """See :func:`solo_gps.neighbours.advise`."""
     config = resolve_search(search)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=0.0)
-    with true_float32():
-        return advise_radius(_open(embeddings, backend), backend, share)
+    return advise_radius(_open(embeddings, backend), backend, share)
 
 
 def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
@@ -101,17 +97,11 @@ def _columns(embeddings: Embeddings) -> int:
     return embeddings.array.shape[1] if embeddings.array.ndim == 2 else 0
 
 
+@true_float32()
 def _search(
     embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""
-    with true_float32():
-        return _search_precisely(embeddings, backend, k, radius)
-
-
-def _search_precisely(
-    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
-) -> tuple[NeighbourTable, dict[str, object]]:
     begun = time.perf_counter()
     work = _open(embeddings, backend)
     report = duplicate_report(work.points.groups)
@@ -127,8 +117,8 @@ def _search_precisely(
         "duplicates": {"images": report.images, "groups": report.groups, "largest": report.largest},
     }
     if radius is not None:
-        with _bar(work.points) as progress:
-            table = ball_table(work, backend, radius, progress)
+        with _progress(work) as progress:
+            table = ball_table(work, backend, radius, progress.update)
     else:
         assert k is not None
         table = _nearest_table(work, backend, k, facts)
@@ -157,20 +147,13 @@ def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
     """Prepares the points and fits the backend."""
     points = prepare(embeddings)
     backend.fit(points.search)
-    return open_workspace(points, backend.config, backend.device)
+    return Workspace(points, backend.config, backend.device)
 
 
-@contextmanager
-def _bar(points: Points) -> Iterator[Callable[[int], None]]:
-    """Progress with rate and time left."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(points.exact), desc="neighbours", unit=" images", delay=BAR_DELAY_SECONDS, disable=None) as bar:
-
-        def show(done: int) -> None:
-            bar.update(done - bar.n)
-
-        yield show
+def _progress(work: Workspace) -> Progress:
+    distributed = work.config.distributed
+    share = ranks.share_of(len(work.points.exact), distributed)
+    return Progress("neighbours", len(share), enabled=ranks.rank(distributed) == 0)
 
 
 def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
@@ -178,8 +161,8 @@ def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[
     count = min(k + 1, total)
     if not backend.exact:
         facts["recall"] = reach_recall(work, backend, count)
-    with _bar(work.points) as progress:
-        keys = nearest_points(work, backend, count, ranks.share_of(total, distributed), progress)
+    with _progress(work) as progress:
+        keys = nearest_points(work, backend, count, ranks.share_of(total, distributed), progress.update)
     keys = ranks.gather_rows(keys, total, distributed)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)
     missing = int((indices < 0).any(axis=1).sum())

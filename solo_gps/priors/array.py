@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from solo_gps.errors import DataError, first_line
-from solo_gps.priors.base import Encoder, PriorConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+from solo_gps.priors.base import Encoder
+from solo_gps.priors.config import ArrayConfig
+from solo_gps.runtime.files import file_digest
 
 ROWS_AT_A_TIME = 1 << 14
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayConfig(PriorConfig):
-    """Keys of ``prior=array``."""
-
-    name: str = "array"
-    """Registered name of the encoder."""
-    precision: str = "fp32"
-    """As in every prior, but full precision unless asked otherwise: this encoder is cheap."""
-    path: str | None = None
-    """A .npy file of (N, D) numbers, row i for image i in the order of the training set. Required."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.path:
-            raise ValueError("path is missing: name the .npy file, for example prior.path=embeddings.npy.")
-        if self.augmentation != "none":
-            raise ValueError(f"augmentation={self.augmentation!r} cannot act on embeddings that are already made.")
 
 
 class ArrayEncoder(Encoder):
@@ -64,25 +45,18 @@ class ArrayEncoder(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """The digest of the file in place of its path."""
-        from solo_gps.runtime.files import file_digest
-
         identity = super().identity()
         del identity["path"]
         return {**identity, "file": file_digest(self._path())}
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (B, D) float32, the rows of (B,) int64 indices."""
-        import numpy as np
-        import torch
-
         return torch.from_numpy(self._array[batch.cpu().numpy()].astype(np.float32))
 
     def _path(self) -> Path:
         return Path(self.config.path).expanduser()
 
     def _open(self) -> np.ndarray:
-        import numpy as np
-
         path = self._path()
         if not path.is_file():
             raise DataError(f"prior.path: no file {path} (looked in {path.absolute().parent}).")
@@ -98,8 +72,6 @@ class ArrayEncoder(Encoder):
 
 
 def _check_finite(array: np.ndarray, where: str) -> None:
-    import numpy as np
-
     for start in range(0, len(array), ROWS_AT_A_TIME):
         with np.errstate(over="ignore"):
             rows = array[start : start + ROWS_AT_A_TIME].astype(np.float32)

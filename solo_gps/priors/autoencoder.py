@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import torch
+from torch import nn
 
-from solo_gps.priors.parts.fitted import FittedConfig, FittedEncoder
-
-if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig(FittedConfig):
-    """Keys of ``prior=autoencoder``."""
-
-    name: str = "autoencoder"
-    """Registered name of the encoder."""
+from solo_gps.priors.config import AutoencoderConfig
+from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
+from solo_gps.priors.parts.fitted import FittedEncoder
 
 
 class AutoencoderEncoder(FittedEncoder):
@@ -26,10 +17,6 @@ class AutoencoderEncoder(FittedEncoder):
 
     def build(self) -> torch.nn.Module:
         """Encoder and decoder."""
-        from torch import nn
-
-        from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
-
         size, width, dimensions = self.config.image_size, self.config.width, self.config.dimensions
         return nn.Sequential(conv_encoder(size, width, dimensions), conv_decoder(size, width, dimensions))
 

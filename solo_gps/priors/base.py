@@ -1,78 +1,28 @@
-"""The encoder protocol: the one class that third parties derive from, and the configuration that all priors share."""
+"""The encoder protocol: the one class that third parties derive from, and the keys that all priors share."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from solo_gps.config import check_at_least, check_choice, check_seed
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.config import RUNTIME_KEYS, PriorConfig
 from solo_gps.runtime.determinism import plain_float32
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-    from solo_gps.interfaces import ImageSet
-
-SPACES = ("euclidean", "cosine")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-STORAGES = ("float32", "float16")
-AUGMENTATIONS = ("none", "flip", "crop", "simclr")
-
-RUNTIME_KEYS = ("space", "batch_size", "num_workers", "device", "cache_dir")
-"""Keys that say how the work is done, or what the embedding is used for, but do not change the embedding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriorConfig:
-    """Keys that every prior has."""
-
-    name: str = ""
-    """Registered name of the encoder."""
-    space: str = "euclidean"
-    """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine``."""
-    batch_size: int = 256
-    """Images of one forward pass, and of one block of the cache."""
-    num_workers: int = -1
-    """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
-    device: str = "auto"
-    """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
-    precision: str = "auto"
-    """Autocast of the forward pass: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` on CUDA and ``fp32`` elsewhere."""
-    storage: str = "float32"
-    """Type of the numbers in the cache: ``float32`` or ``float16`` (half the disk)."""
-    augmentation: str = "none"
-    """``none``, ``flip`` (random horizontal), ``crop`` (random resized, and flip) or ``simclr`` (crop, flip, colour, grey)."""
-    draws: int = 1
-    """Draws of the augmentation for each image; the embedding is their mean."""
-    seed: int = 0
-    """Seed of a prior that is trained or random, and of the augmentation."""
-    cache_dir: str | None = None
-    """Folder of all caches; ``null`` takes the environment variable SOLO_GPS_CACHE, or ``~/.cache/solo_gps``."""
-
-    def __post_init__(self) -> None:
-        check_choice("space", self.space, SPACES)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("storage", self.storage, STORAGES)
-        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
-        check_at_least("batch_size", self.batch_size, 1)
-        check_at_least("num_workers", self.num_workers, -1)
-        check_at_least("draws", self.draws, 1)
-        check_seed(self.seed)
-        if self.augmentation == "none" and self.draws > 1:
-            raise ValueError(f"draws={self.draws} needs an augmentation: without one every draw is the same image.")
+__all__ = ["RUNTIME_KEYS", "Encoder", "PriorConfig"]
 
 
 class Encoder:
     """Turns images into points of a prior space. Derive from it, and register the class by the hook ``register_encoders``.
 
     The cache calls, in this order: ``check``, ``load``, ``identity``; then, unless the embeddings are already cached, ``fit``
-    (or ``load_state`` where an interrupted build had fitted already) and ``embed`` for every batch. Import heavy libraries
-    inside methods.
+    (or ``load_state`` where an interrupted build had fitted already) and ``embed`` for every batch.
 
     Args:
         config: Checked configuration, an instance of ``config_class``.
@@ -128,8 +78,6 @@ class Encoder:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The autocast context of ``precision`` on the device; for fp32, one without any autocast around it."""
-        import torch
-
         assert self.device is not None, "load comes first"
         types = {"bf16": torch.bfloat16, "fp16": torch.float16}
         if self.precision not in types:

@@ -9,19 +9,17 @@ partial whitening.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from solo_gps.config import check_at_least
-from solo_gps.priors.base import Encoder, PriorConfig
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.base import Encoder
+from solo_gps.priors.config import PatchesConfig
+from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
 from solo_gps.priors.parts.preprocess import SquareResize
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-    from solo_gps.interfaces import ImageSet
+from solo_gps.priors.parts.principal import evenly_spaced, principal_components
 
 WHITENING_FLOOR = 0.01
 """Added to the variances of patches of pixels in [0, 1] before whitening, so that noise is not blown up."""
@@ -30,42 +28,6 @@ IMAGES_AT_A_TIME = 64
 """Images whose patch distances are held at once; more would leave the processor's caches."""
 SAMPLED_PATCHES = 50_000
 _STATE = ("filters", "bias", "square", "mean", "projection")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchesConfig(PriorConfig):
-    """Keys of ``prior=patches``, the default prior."""
-
-    name: str = "patches"
-    """Registered name of the encoder."""
-    precision: str = "fp32"
-    """As in every prior, but full precision unless asked otherwise: this encoder is cheap."""
-    space: str = "cosine"
-    """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine`` (purer for this encoder)."""
-    image_size: int = 32
-    """Images are squeezed to this side."""
-    patch_size: int = 6
-    """Side of a patch in pixels."""
-    stride: int = 2
-    """Pixels between neighbouring patches."""
-    centroids: int = 128
-    """Size of the dictionary."""
-    regions: int = 3
-    """Features are averaged over regions x regions parts of the image."""
-    dimensions: int = 128
-    """Principal components that are kept; fewer when the images span fewer."""
-    whiten: float = 0.5
-    """Power of whitening of the components: 0 keeps the variances, 1 makes them all equal."""
-    fit_images: int = 10000
-    """The dictionary and the components are learned from at most this many images, evenly spaced over the set."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("patch_size", "stride", "centroids", "regions", "dimensions", "fit_images"):
-            check_at_least(key, getattr(self, key), 1)
-        check_at_least("image_size", self.image_size, self.patch_size)
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
 
 
 class PatchesEncoder(Encoder):
@@ -81,8 +43,6 @@ class PatchesEncoder(Encoder):
 
     def fit(self, images: ImageSet) -> None:
         """Learns the whitening and the dictionary from random patches, then the components from pooled features."""
-        from solo_gps.priors.parts.principal import principal_components
-
         pixels = self._pixels(images)
         self._learn_dictionary(pixels)
         found = principal_components(self._features_of(pixels), self.config.dimensions)
@@ -101,17 +61,10 @@ class PatchesEncoder(Encoder):
 
     def embed(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns (B, D) float32."""
-        import torch
-
         features = torch.cat([self._features(part.float().div_(255)) for part in batch.split(IMAGES_AT_A_TIME)])
         return (features - self._mean) @ self._projection.T
 
     def _pixels(self, images: ImageSet) -> torch.Tensor:
-        import torch
-
-        from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
-        from solo_gps.priors.parts.principal import evenly_spaced
-
         chosen = evenly_spaced(len(images), self.config.fit_images)
         loaded = batches(
             PreprocessedImages(images, self.transform()),
@@ -126,8 +79,6 @@ class PatchesEncoder(Encoder):
             yield self._features(part.to(self.device).float().div_(255))
 
     def _learn_dictionary(self, pixels: torch.Tensor) -> None:
-        import torch
-
         generator = torch.Generator().manual_seed(self.config.seed)
         patches = self._sample(pixels, generator)
         mean = patches.mean(0)
@@ -141,8 +92,6 @@ class PatchesEncoder(Encoder):
         self._square = (dictionary * dictionary).sum(1).to(self.device)
 
     def _sample(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        import torch
-
         size, positions = self.config.patch_size, self.config.image_size - self.config.patch_size + 1
         image = torch.randint(len(pixels), (SAMPLED_PATCHES,), generator=generator)
         top = torch.randint(positions, (SAMPLED_PATCHES,), generator=generator)[:, None] + torch.arange(size)
@@ -152,8 +101,6 @@ class PatchesEncoder(Encoder):
         return patches.flatten(1).float().div_(255)
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        import torch
-
         answers = torch.nn.functional.conv2d(pixels, self._filters, self._bias, stride=self.config.stride)
         whitened, products = answers.split([len(self._filters) - len(self._square), len(self._square)], dim=1)
         squares = whitened.square().sum(1, keepdim=True) - 2 * products + self._square[:, None, None]
@@ -164,8 +111,6 @@ class PatchesEncoder(Encoder):
 
 def _kmeans(rows: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Lloyd's algorithm from random rows; a centroid that loses all its rows stays where it is."""
-    import torch
-
     count = min(count, len(rows))
     centroids = rows[torch.randperm(len(rows), generator=generator)[:count]]
     for _ in range(KMEANS_STEPS):

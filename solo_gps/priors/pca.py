@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from solo_gps.config import check_at_least
-from solo_gps.priors.base import Encoder, PriorConfig
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.base import Encoder
+from solo_gps.priors.config import PcaConfig
+from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
 from solo_gps.priors.parts.preprocess import SquareResize
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-    from solo_gps.interfaces import ImageSet
-
-
-@dataclass(frozen=True, kw_only=True)
-class PcaConfig(PriorConfig):
-    """Keys of ``prior=pca``."""
-
-    name: str = "pca"
-    """Registered name of the encoder."""
-    precision: str = "fp32"
-    """As in every prior, but full precision unless asked otherwise: this encoder is cheap."""
-    image_size: int = 32
-    """Images are squeezed to this side before the analysis."""
-    dimensions: int = 64
-    """Number of components; fewer when the images span fewer."""
-    whiten: float = 0.0
-    """Power of whitening: 0 keeps the variances, 1 makes them all equal."""
-    fit_images: int = 10000
-    """The components are found from at most this many images, evenly spaced over the set."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("image_size", "dimensions", "fit_images"):
-            check_at_least(key, getattr(self, key), 1)
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
+from solo_gps.priors.parts.principal import evenly_spaced, principal_components
 
 
 class PcaEncoder(Encoder):
@@ -56,9 +29,6 @@ class PcaEncoder(Encoder):
 
     def fit(self, images: ImageSet) -> None:
         """Finds the components from the pixels of at most ``fit_images`` images."""
-        from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
-        from solo_gps.priors.parts.principal import evenly_spaced, principal_components
-
         chosen = evenly_spaced(len(images), self.config.fit_images)
         assert self.device is not None
         rows = batches(

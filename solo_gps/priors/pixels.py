@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from solo_gps.config import check_at_least
-from solo_gps.priors.base import Encoder, PriorConfig
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from solo_gps.priors.base import Encoder
+from solo_gps.priors.config import PixelsConfig
 from solo_gps.priors.parts.preprocess import SquareResize
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelsConfig(PriorConfig):
-    """Keys of ``prior=pixels``."""
-
-    name: str = "pixels"
-    """Registered name of the encoder."""
-    precision: str = "fp32"
-    """As in every prior, but full precision unless asked otherwise: this encoder is cheap."""
-    image_size: int = 32
-    """Images are squeezed to this side; the embedding has 3 x side x side dimensions."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least("image_size", self.image_size, 1)
 
 
 class PixelsEncoder(Encoder):

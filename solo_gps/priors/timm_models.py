@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from solo_gps.config import check_at_least
+import numpy as np
+import timm
+import torch
+from PIL.Image import Image
+from timm.data import create_transform, resolve_data_config
+
 from solo_gps.errors import DataError, UnknownNameError
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import TimmConfig
+from solo_gps.priors.parts.architectures import near
 from solo_gps.priors.parts.network import NetworkEncoder
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimmConfig(PriorConfig):
-    """Keys of ``prior=timm``."""
-
-    name: str = "timm"
-    """Registered name of the encoder."""
-    model: str = "resnet18.a1_in1k"
-    """Name of the model, with its tag, as ``timm.list_models(pretrained=True)`` gives it."""
-    pretrained: bool = True
-    """Whether to take the pretrained weights (downloaded once by timm); false gives random weights from ``seed``."""
-    checkpoint: str | None = None
-    """A local file with the model's weights, in place of a download."""
-    image_size: int | None = None
-    """Side of the square that the model sees; ``null`` takes the model's own."""
-    layers: list[str] = field(default_factory=list)
-    """Layers to concatenate, as in ``named_modules``; ``output`` is the model's own embedding, which an empty list means."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1)
+from solo_gps.priors.parts.weights import load_weights
 
 
 class TimmEncoder(NetworkEncoder):
@@ -53,13 +32,11 @@ class TimmEncoder(NetworkEncoder):
             UnknownNameError: timm has no such model.
             DataError: The checkpoint is not there, or ``pretrained`` weights do not exist.
         """
-        import timm
-
         name, _, tag = self.config.model.partition(".")
         if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
             return
         if not timm.is_model(name):
-            raise UnknownNameError("timm model", name, _near(name), "timm.list_models() has them all.")
+            raise UnknownNameError("timm model", name, near(name, timm.list_models()), "timm.list_models() has them all.")
         if self.config.checkpoint is not None:
             if not Path(self.config.checkpoint).expanduser().is_file():
                 raise DataError(f"prior.checkpoint: no file {self.config.checkpoint}.")
@@ -69,10 +46,6 @@ class TimmEncoder(NetworkEncoder):
     def load(self, device: torch.device) -> None:
         """Builds the model, downloads its weights or reads the checkpoint."""
         super().load(device)
-        import timm
-        import torch
-        from timm.data import create_transform, resolve_data_config
-
         local = self.config.checkpoint is not None
         torch.default_generator.manual_seed(self.config.seed)
         try:
@@ -88,18 +61,16 @@ class TimmEncoder(NetworkEncoder):
                 "network, name a local file by prior.checkpoint, or use a prior that needs no download (prior=patches)."
             ) from error
         if local:
-            self._read_checkpoint(model)
+            load_weights(model, self.config.checkpoint, where="prior.checkpoint")
         size = self.config.image_size
         data = resolve_data_config({"input_size": (3, size, size)} if size else {}, model=model)
         self.mean, self.std = data["mean"], data["std"]
         self._preprocess = {key: data[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode")}
         self._transform = AsUint8(create_transform(**data, is_training=False, use_prefetcher=True))
-        self.place(model, self.config.layers)
+        self.place(model)
 
     def identity(self) -> dict[str, Any]:
         """The configuration, the digest of the weights, the model's preprocessing and timm's version."""
-        import timm
-
         identity = super().identity()
         for key in ("checkpoint", "pretrained"):
             del identity[key]  # the digest of the weights says more
@@ -111,17 +82,10 @@ class TimmEncoder(NetworkEncoder):
         return self._transform
 
     def _size_options(self) -> dict[str, Any]:
-        import timm
-
         if self.config.image_size is None:
             return {}
         known = timm.models.get_pretrained_cfg(self.config.model, allow_unregistered=True)
         return {"img_size": self.config.image_size} if getattr(known, "fixed_input_size", False) else {}
-
-    def _read_checkpoint(self, model: torch.nn.Module) -> None:
-        from solo_gps.priors.parts.weights import load_weights
-
-        load_weights(model, self.config.checkpoint, where="prior.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -132,23 +96,10 @@ class AsUint8:
 
     def __call__(self, image: Image) -> np.ndarray:
         """Returns (3, S, S) uint8."""
-        import numpy as np
-
         return np.asarray(self.transform(image))
 
 
-def _near(name: str) -> list[str]:
-    import difflib
-
-    import timm
-
-    models = timm.list_models()
-    return difflib.get_close_matches(name, models, n=8, cutoff=0.4) or [m for m in models if m.startswith(name[:4])][:8]
-
-
 def _check_pretrained(name: str, tag: str) -> None:
-    import timm
-
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         raise UnknownNameError(f"pretrained tag of timm's {name}", tag, tags)

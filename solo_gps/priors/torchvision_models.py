@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from solo_gps.config import check_at_least
+import numpy as np
+import torch
+import torchvision
+from PIL.Image import Image
+from torchvision.models import get_model, get_model_weights
+
 from solo_gps.errors import DataError, UnknownNameError
-from solo_gps.priors.base import PriorConfig
+from solo_gps.priors.config import TorchvisionConfig
+from solo_gps.priors.parts.architectures import library_of, without_classifier
 from solo_gps.priors.parts.network import NetworkEncoder
 from solo_gps.priors.parts.preprocess import ResizeCrop
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchvisionConfig(PriorConfig):
-    """Keys of ``prior=torchvision``."""
-
-    name: str = "torchvision"
-    """Registered name of the encoder."""
-    model: str = "resnet50"
-    """Name of the network, as ``torchvision.models.list_models()`` gives it."""
-    weights: str | None = "DEFAULT"
-    """Name of the pretrained weights, for example ``IMAGENET1K_V2`` (downloaded once by torchvision); ``null``: random."""
-    checkpoint: str | None = None
-    """A local file with the network's weights, in place of a download; ``weights`` then only gives the preprocessing."""
-    image_size: int | None = None
-    """Side of the square that the network sees; ``null`` takes that of the weights."""
-    layers: list[str] = field(default_factory=list)
-    """Layers to concatenate, as in ``named_modules``; ``output`` is the network's own, which an empty list means."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1)
+from solo_gps.priors.parts.weights import load_weights
 
 
 class TorchvisionEncoder(NetworkEncoder):
@@ -49,8 +27,6 @@ class TorchvisionEncoder(NetworkEncoder):
 
     def check(self, images: int | None = None) -> None:
         """Checks the names of network and weights, and that the checkpoint exists."""
-        from solo_gps.priors.parts.architectures import library_of
-
         library_of(self.config.model, "torchvision")
         self._weights_entry()
         if self.config.checkpoint is not None and not Path(self.config.checkpoint).expanduser().is_file():
@@ -58,12 +34,6 @@ class TorchvisionEncoder(NetworkEncoder):
 
     def load(self, device: torch.device) -> None:
         """Builds the network, downloads its weights or reads the checkpoint."""
-        import torch
-        from torchvision.models import get_model
-
-        from solo_gps.priors.parts.architectures import without_classifier
-        from solo_gps.priors.parts.weights import load_weights
-
         super().load(device)
         entry = self._weights_entry()
         torch.default_generator.manual_seed(self.config.seed)
@@ -78,12 +48,10 @@ class TorchvisionEncoder(NetworkEncoder):
         if self.config.checkpoint is not None:
             load_weights(network, self.config.checkpoint, where="prior.checkpoint")
         self._set_preprocessing(entry)
-        self.place(network, self.config.layers)
+        self.place(network)
 
     def identity(self) -> dict[str, Any]:
         """The configuration, the digest of the weights, the preprocessing and torchvision's version."""
-        import torchvision
-
         identity = super().identity()
         del identity["checkpoint"]
         preprocess = [self._resize_crop.resize, self._resize_crop.crop, self._resize_crop.interpolation]
@@ -104,8 +72,6 @@ class TorchvisionEncoder(NetworkEncoder):
         self._resize_crop = ResizeCrop(resize, crop, interpolation)
 
     def _weights_entry(self) -> Any:
-        from torchvision.models import get_model_weights
-
         if self.config.weights is None:
             return None
         entries = get_model_weights(self.config.model)

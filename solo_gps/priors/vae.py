@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import torch
+from torch import nn
 
-from solo_gps.priors.parts.fitted import FittedConfig, FittedEncoder
-
-if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True, kw_only=True)
-class VaeConfig(FittedConfig):
-    """Keys of ``prior=vae``."""
-
-    name: str = "vae"
-    """Registered name of the encoder."""
-    noise: float = 0.1
-    """Standard deviation of a pixel in [0, 1] around its reconstruction: smaller keeps more detail."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.noise > 0:
-            raise ValueError(f"noise={self.noise} must be above 0.")
+from solo_gps.priors.config import VaeConfig
+from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
+from solo_gps.priors.parts.fitted import FittedEncoder
 
 
 class VaeEncoder(FittedEncoder):
@@ -33,10 +17,6 @@ class VaeEncoder(FittedEncoder):
 
     def build(self) -> torch.nn.Module:
         """Encoder to mean and log variance, and decoder."""
-        from torch import nn
-
-        from solo_gps.priors.parts.convnet import conv_decoder, conv_encoder
-
         size, width, dimensions = self.config.image_size, self.config.width, self.config.dimensions
         return nn.ModuleDict(
             {
@@ -47,8 +27,6 @@ class VaeEncoder(FittedEncoder):
 
     def loss(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Negative evidence lower bound, up to a constant (equation 10 of the paper, Gaussian decoder, one sample)."""
-        import torch
-
         mean, log_variance = self._network("encoder")(pixels).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-20, 20)
         sample = torch.randn(mean.shape, generator=generator, device=mean.device)

@@ -6,10 +6,10 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import numpy as np
+import torch
 
 _lock = threading.Lock()
 _inside = 0
@@ -46,8 +46,6 @@ def plain_float32(device_type: str) -> Iterator[None]:
     Args:
         device_type: ``"cpu"`` or ``"cuda"``.
     """
-    import torch
-
     with torch.autocast(device_type, enabled=False), true_float32():
         yield
 
@@ -59,9 +57,6 @@ def preserved_generators(device: torch.device) -> Iterator[None]:
     Args:
         device: Device of the work inside; when it is CUDA, CUDA is initialised first, so that a pending seed is not lost.
     """
-    import numpy as np
-    import torch
-
     if device.type == "cuda":
         torch.cuda.init()
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -78,8 +73,6 @@ def preserved_generators(device: torch.device) -> Iterator[None]:
 
 def _set_to_ieee() -> list[tuple[Any, str, Any]]:
     """Returns the settings that it changes, each with its value before."""
-    import torch
-
     backends = torch.backends
     before: list[tuple[Any, str, Any]] = []
 
@@ -104,8 +97,6 @@ def _set_to_ieee() -> list[tuple[Any, str, Any]]:
 
 
 def _restore(settings: list[tuple[Any, str, Any]]) -> None:
-    import torch
-
     for place, name, value in settings:
         if place is torch:
             torch.set_float32_matmul_precision(value)

@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from tqdm import tqdm
+
 logger = logging.getLogger("solo_gps.embeddings")
 
 LOG_EVERY_SECONDS = 30.0
@@ -32,8 +34,6 @@ class Progress:
     def __enter__(self) -> Progress:
         self._start = self._logged = time.monotonic()
         if self.enabled and sys.stderr.isatty():
-            from tqdm import tqdm
-
             self._bar = tqdm(
                 total=self.total, initial=self.initial, desc=self.what, unit=f" {self.unit}", unit_scale=True, leave=False
             )

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from solo_gps.errors import ConfigError
-
-if TYPE_CHECKING:
-    import torch
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others: a large model may take days."""
@@ -45,8 +45,6 @@ class Ranks:
             if error is not None:
                 raise error
             return value
-        import torch.distributed as dist
-
         box = [(value, None if error is None else str(error))]
         dist.broadcast_object_list(box, src=0, group=self._group)
         if error is not None:
@@ -60,8 +58,6 @@ class Ranks:
         """Returns the values of all ranks."""
         if self.world == 1:
             return [value]
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self._group)
         return values
@@ -70,9 +66,6 @@ class Ranks:
         """Returns the equally shaped rows of all ranks, on the device of these."""
         if self.world == 1:
             return [rows]
-        import torch
-        import torch.distributed as dist
-
         parts = [torch.empty_like(rows) for _ in range(self.world)]
         dist.all_gather(parts, rows, group=self._group)
         return parts
@@ -89,8 +82,6 @@ class Ranks:
 
 def training_ranks() -> Ranks:
     """The ranks that train together, in torch.distributed's own group; this process alone without it."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
@@ -107,8 +98,6 @@ def torchrun_ranks() -> Iterator[Ranks]:
     if not under_torchrun():
         yield Ranks()
         return
-    import torch.distributed as dist
-
     own = not dist.is_initialized()
     if own:
         dist.init_process_group("gloo", timeout=PATIENCE)

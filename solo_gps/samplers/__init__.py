@@ -6,10 +6,10 @@ from solo_gps.hookspecs import hookimpl
 
 
 @hookimpl
-def register_samplers() -> dict[str, type]:
+def register_samplers() -> dict[str, str]:
     """Registers the built-in samplers."""
-    from solo_gps.samplers.gps import Gps
-    from solo_gps.samplers.pnn.sampler import Pnn
-    from solo_gps.samplers.sepp.sampler import Sepp
-
-    return {"gps": Gps, "pnn": Pnn, "sepp": Sepp}
+    return {
+        "gps": "solo_gps.samplers.gps:Gps",
+        "pnn": "solo_gps.samplers.pnn.sampler:Pnn",
+        "sepp": "solo_gps.samplers.sepp.sampler:Sepp",
+    }

@@ -11,6 +11,7 @@ import numpy as np
 from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
+from solo_gps.neighbours.config import check_neighbours
 from solo_gps.samplers.base import Sampler
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ class Gps(Sampler):
 
     def check(self, images: int) -> None:
         """Refuses more neighbours than there are other images."""
-        from solo_gps.neighbours.exact.prepare import check_neighbours
-
         if self.config.radius is None:
             check_neighbours(images, self.config.k)
 

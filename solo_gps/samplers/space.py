@@ -9,9 +9,9 @@ from typing import Any
 from solo_gps.embeddings import embed
 from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable
 from solo_gps.neighbours import advise, find
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.choose import resolve_search
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.fitting import RadiusAdvice
-from solo_gps.neighbours.resolve import resolve_search
 
 
 class PriorSpace:

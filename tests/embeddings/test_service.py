@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from solo_gps.embeddings import embed, resolve_prior
-from solo_gps.embeddings.resolve import device_of
 from solo_gps.errors import ConfigError, DataError, UnknownNameError
+from solo_gps.runtime.devices import device_of
 
 
 @pytest.mark.usefixtures("cache_dir")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from config_keys import composed, defaults
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, DistributedSampler
 
-from solo_gps.errors import DataError
+from solo_gps.errors import ConfigError, DataError
+from solo_gps.guide.check import read_recipe
 from solo_gps.hosts.data_folder import check_batch
+from solo_gps.priors.base import PriorConfig
 
 
 def batches_of_rank(images, batch_size, ranks):
@@ -51,3 +54,26 @@ def test_the_message_counts_devices_and_nodes(recipe, message):
 def test_an_empty_set_is_told_where_to_look():
     with pytest.raises(DataError, match=r"0 images.*Check data\.train_path and data\.fraction"):
         check_batch(OmegaConf.create({}), 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("+prior=keys/shared", r"prior\.name: wanted the name of an encoder"),
+        ("+prior=keys/trained", r"prior\.name: wanted the name of an encoder"),
+        ("+search=keys/shared", r"search\.backend: Missing mandatory value"),
+        ("+refresh=keys/shared", r"refresh\.of: Missing mandatory value"),
+    ],
+)
+def test_keys_that_options_share_are_no_option_themselves(typed, message):
+    recipe = OmegaConf.create(composed("+sampler=gps", typed))
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe)
+
+
+def test_a_prior_of_a_strangers_own_takes_the_shared_keys_in(tmp_path):
+    (tmp_path / "prior").mkdir()
+    own = "defaults:\n  - keys/shared@_here_\n  - _self_\nname: small\ngrid: 4\nspace: cosine\n"
+    (tmp_path / "prior" / "small.yaml").write_text(own)
+    recipe = composed("+prior=small", "prior.draws=3", folder=tmp_path)
+    assert recipe["prior"] == {**defaults(PriorConfig), "name": "small", "grid": 4, "space": "cosine", "draws": 3}

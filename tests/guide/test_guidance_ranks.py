@@ -11,8 +11,8 @@ import pytest
 import torch
 from programs import Steps, check_guided
 
-from solo_gps.embeddings.resolve import device_of
 from solo_gps.errors import ConfigError
+from solo_gps.runtime.devices import device_of
 
 pytestmark = pytest.mark.host
 TWO_RANKS = ("method_kwargs.queue_size=32", "devices='2'", "strategy=ddp", "max_epochs=2")

@@ -73,6 +73,20 @@ def test_a_resumed_runs_receipt_counts_both_parts(kept, train, tmp_path):
     assert {**resumed, "run": None} == {**whole, "run": None}
 
 
+@pytest.mark.parametrize("before", [{}, {"gps": {"k": 5}}], ids=["plain", "another k"])
+def test_a_run_resumed_from_another_kind_speaks_of_its_own_part_alone(before, kept, train, tmp_path, caplog):
+    train(kept(sampler=before, max_epochs=1))
+    (checkpoint,) = (tmp_path / "trained").rglob("*.ckpt")
+    cfg = kept(sampler={"gps": {"k": 3}}, max_epochs=3, resume_from_checkpoint=str(checkpoint))
+    cfg.checkpoint.dir = str(tmp_path / "again")
+    with caplog.at_level("WARNING", "solo_gps"):
+        train(cfg)
+    said = "guided by other samplers" if before else "plain"
+    assert any(f"a checkpoint whose 6 steps were {said}" in line for line in caplog.messages)
+    (receipt,) = receipts(tmp_path / "again")
+    assert (receipt["items_seen"], receipt["steps"], receipt["steps_before"]) == (96, 12, 6)
+
+
 def test_a_second_training_of_a_program_has_a_receipt_of_its_own(recipe, tmp_path):
     cfg = recipe(sampler={"gps": {"k": 3}}, prior=PIXELS, max_epochs=1)
     with solo_gps.activate(cfg) as activation:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from config_keys import composed
 from nearest_by_hand import MEAN, STD, assert_agree, nearest_by_hand
 from omegaconf import OmegaConf
 from torchvision.datasets import ImageFolder
@@ -214,9 +215,8 @@ def test_the_groups_name_every_key_with_its_default():
 
     folder = Path(__file__).parents[2] / "configs" / "refresh"
     assert {path.stem for path in folder.glob("*.yaml")} == set(OF)
-    for path in folder.glob("*.yaml"):
-        keys = OmegaConf.to_container(OmegaConf.load(path))
-        assert keys == vars(RefreshConfig(of=path.stem))
+    for of in OF:
+        assert composed(f"+refresh={of}")["refresh"] == vars(RefreshConfig(of=of))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import solo_gps
-from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError, UnknownNameError
+from solo_gps.commands.pretrain import pretrain
+from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError, UnexpectedError, UnknownNameError
 from solo_gps.guide.run import current_activation
 from solo_gps.hosts.detect import detect_host
 
@@ -71,7 +72,7 @@ def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
     ("nodes", "error", "message"),
     [
         ({"sampler": {"gsp": {}}}, UnknownNameError, r"unknown sampler 'gsp'.*Did you mean 'gps'\?"),
-        ({"sampler": "gps"}, ConfigError, r"did not find the config group 'sampler' on its search path"),
+        ({"sampler": "gps"}, ConfigError, r"write `sampler: \{gps: \{\}\}`.*Hydra did not find"),
         ({"sampler": ["gps"]}, ConfigError, r"sampler: wanted a group"),
         ({"sampler": {"gps": {"kk": 1}}}, ConfigError, r"sampler\.gps\.kk: no such key.*Did you mean 'k'\?"),
         ({"sampler": {"gps": {"k": "x"}}}, ConfigError, r"sampler\.gps\.k: .*'x'"),
@@ -86,6 +87,14 @@ def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
         ({"prior": PIXELS, "refresh": {"every": 1}}, ConfigError, r"prior and refresh without a sampler"),
         ({"sampler": GPS, "data": {"format": "dali"}}, ConfigError, r"data\.format='dali'"),
         ({"sampler": GPS, "data": {"train_path": "nowhere/at/all"}}, DataError, r"no such folder"),
+        ({"sampler": GPS, "data": {"train_path": 2024}}, ConfigError, r"data\.train_path=2024: wanted a text"),
+        ({"sampler": GPS, "data": {"fraction": "abc"}}, ConfigError, r"data\.fraction='abc': wanted a number"),
+        ({"sampler": GPS, "data": {"num_workers": -1}}, ConfigError, r"data\.num_workers=-1: wanted a whole number, at least 0"),
+        ({"sampler": GPS, "optimizer": {"batch_size": "abc"}}, ConfigError, r"optimizer\.batch_size='abc'"),
+        ({"sampler": GPS, "augmentations": []}, ConfigError, r"augmentations=\[\]: wanted a list"),
+        ({"sampler": GPS, "name": "a{b}"}, ConfigError, r"name='a\{b\}'.*takes braces"),
+        ({"sampler": GPS, "resume_from_checkpoint": "no.ckpt"}, ConfigError, r"resume_from_checkpoint='no\.ckpt': no such file"),
+        ({"sampler": GPS, "data": {"val_path": "${nope}"}}, ConfigError, r"data\.val_path: .*nope"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, recipe, own_cache):
@@ -94,6 +103,92 @@ def test_bad_input_is_one_clear_error_before_any_work(nodes, error, message, rec
         raise AssertionError("must not be switched on")
     assert footprint() == before
     assert not own_cache.exists()
+
+
+def test_data_that_is_no_group_is_refused(recipe):
+    cfg = recipe(sampler=GPS)
+    cfg.data = "foo"
+    with pytest.raises(ConfigError, match="data='foo': wanted a group of keys"), solo_gps.activate(cfg):
+        pass
+
+
+@pytest.mark.skipif(HOST.generation == "1.0.2", reason="methods of 1.0.2 take no recipe")
+@pytest.mark.parametrize(
+    ("key", "value", "named"), [("sampler.gps.k", 4, "sampler"), ("prior.name", "pca", "prior"), ("method", "byol", "method")]
+)
+def test_a_key_that_the_program_changes_later_is_an_error(key, value, named, recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        completed = HOST.complete(cfg)
+        guided = HOST.methods["simclr"]
+        OmegaConf.update(completed, key, value)
+        with pytest.raises(ConfigError, match=f"the program changed {named} of its recipe"):
+            guided(completed)
+
+
+def test_those_who_watch_cannot_write(recipe):
+    from solo_gps import hookimpl, plugins
+
+    class Writer:
+        @hookimpl
+        def on_epoch_pairs(self, pairs):
+            pairs.positives[:] = pairs.anchors
+
+        @hookimpl
+        def on_table_built(self, table):
+            with pytest.raises(ValueError, match="read-only"):
+                table.indices[:] = 0
+
+    writer, cfg = Writer(), recipe(sampler=GPS, prior=PIXELS)
+    plugins.plugin_manager().register(writer)
+    try:
+        with solo_gps.activate(cfg), pytest.raises(UnexpectedError, match="read-only"):
+            iter(HOST.build_train_loader(HOST.complete(cfg)))
+    finally:
+        plugins.plugin_manager().unregister(writer)
+
+
+def test_a_wrapper_that_hides_the_guided_set_is_refused_at_once(recipe):
+    from solo_gps import hookimpl, plugins
+
+    class Hides:
+        @hookimpl
+        def wrap_dataset(self, dataset):
+            return list(range(len(dataset)))
+
+    plugin, cfg = Hides(), recipe(sampler=GPS, prior=PIXELS)
+    plugins.plugin_manager().register(plugin)
+    try:
+        with solo_gps.activate(cfg), pytest.raises(HostError, match="has no attribute 'dataset'"):
+            HOST.build_train_loader(HOST.complete(cfg))
+    finally:
+        plugins.plugin_manager().unregister(plugin)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_of_which_nothing_was_guided_is_an_error_at_its_end(itself, recipe):
+    cfg = recipe(sampler={"itself": {"k": 3}}, prior=PIXELS, max_steps=2)
+    with solo_gps.activate(cfg) as activation:
+        pretrain(cfg)
+        with pytest.raises(HostError, match="not one of its 16 items"):
+            activation.check_trained()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loader_that_a_data_module_makes_late_is_guided(recipe, drawn):
+    cfg = recipe(sampler=GPS, prior=PIXELS, max_steps=2)
+    with solo_gps.activate(cfg) as activation:
+        completed = HOST.complete(cfg)
+
+        class Late(HOST.lightning.LightningDataModule):
+            def train_dataloader(self):
+                return HOST.build_train_loader(completed)
+
+        model = HOST.build_method(completed, HOST.methods["simclr"])
+        trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(completed), "callbacks": [], "logger": False})
+        trainer.fit(model, datamodule=Late())
+        activation.check_trained()
+        assert activation.receipt.counts["guided"] == 16
 
 
 def test_no_sampler_by_name_is_a_plain_run_whatever_the_prior(recipe):

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from config_keys import composed
 from omegaconf import OmegaConf
 
 from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find, register_search_backends
-from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
-from solo_gps.neighbours.backends import faiss_here as device
+from solo_gps.neighbours.backend import Candidates, SearchBackend
+from solo_gps.neighbours.backends import faiss_here
 from solo_gps.neighbours.backends.faiss_here import Faiss, faiss_missing
-from solo_gps.neighbours.choose import choose_backend
+from solo_gps.neighbours.choose import choose_backend, resolve_search
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import duplicate_report, group_duplicates
-from solo_gps.neighbours.resolve import resolve_search
+from solo_gps.plugins import registered
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "search"
 ABSENT = Faiss(version=None, package="another build", gpus=0, cagra=False, reason="No module named 'faiss'")
 
 
@@ -33,15 +34,15 @@ def embeddings(images=50):
 
 @pytest.fixture
 def without_faiss(monkeypatch):
-    for module in ("device", "choose"):
-        monkeypatch.setattr(f"solo_gps.neighbours.{module}.find_faiss", lambda: ABSENT)
+    for module in ("backends.faiss_here", "choose"):
+        monkeypatch.setattr(f"solo_gps.neighbours.{module}.installed_faiss", lambda: ABSENT)
 
 
 @pytest.fixture
 def with_faiss(monkeypatch):
     there = Faiss(version="1.14.3", package="faiss-cpu", gpus=0, cagra=False, reason="")
-    for module in ("device", "choose"):
-        monkeypatch.setattr(f"solo_gps.neighbours.{module}.find_faiss", lambda: there)
+    for module in ("backends.faiss_here", "choose"):
+        monkeypatch.setattr(f"solo_gps.neighbours.{module}.installed_faiss", lambda: there)
 
 
 def choose(images, columns, radius=None, **keys):
@@ -81,7 +82,7 @@ def test_on_a_gpu_exact_reaches_further(monkeypatch, with_faiss):
     monkeypatch.setattr("solo_gps.neighbours.choose.pick_device", lambda wanted: "cuda")
     assert choose(1_281_167, 768).config.backend == "torch"
     cuvs = Faiss(version="1.14.3", package="faiss-gpu-cuvs", gpus=1, cagra=True, reason="")
-    monkeypatch.setattr("solo_gps.neighbours.choose.find_faiss", lambda: cuvs)
+    monkeypatch.setattr("solo_gps.neighbours.choose.installed_faiss", lambda: cuvs)
     assert choose(100_000_000, 768).config.backend == "faiss_cagra"
 
 
@@ -94,14 +95,18 @@ def test_a_backend_that_is_not_installed_names_its_extra(backend, extra, without
 
 
 def test_faiss_without_gpu_or_cagra_is_named(monkeypatch):
-    monkeypatch.setattr(device, "find_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason=""))
-    assert "Uninstall faiss-cpu" in faiss_missing("faiss_gpu", gpu=True)
-    monkeypatch.setattr(device, "find_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason=""))
-    assert faiss_missing("faiss_gpu", gpu=True) is None
-    assert "cuVS" in faiss_missing("faiss_cagra", gpu=True, cagra=True)
+    monkeypatch.setattr(
+        faiss_here, "installed_faiss", lambda: Faiss(version="1.9", package="faiss-cpu", gpus=0, cagra=False, reason="")
+    )
+    assert "Uninstall faiss-cpu" in faiss_missing(gpu=True)
+    monkeypatch.setattr(
+        faiss_here, "installed_faiss", lambda: Faiss(version="1.14", package="faiss-gpu", gpus=2, cagra=False, reason="")
+    )
+    assert faiss_missing(gpu=True) is None
+    assert "cuVS" in faiss_missing(gpu=True, cagra=True)
     both = Faiss(version="1.14", package="faiss-cpu and faiss-gpu", gpus=2, cagra=False, reason="")
-    monkeypatch.setattr(device, "find_faiss", lambda: both)
-    assert "overwrite each other" in faiss_missing("faiss")
+    monkeypatch.setattr(faiss_here, "installed_faiss", lambda: both)
+    assert "overwrite each other" in faiss_missing()
 
 
 def test_cuda_without_a_gpu():
@@ -109,7 +114,7 @@ def test_cuda_without_a_gpu():
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ConfigError, match=r"search.device=cuda.*sees no GPU"):
+    with pytest.raises(ConfigError, match=r"search.device='cuda': this machine has 0 CUDA devices"):
         resolve_search({"device": "cuda"})
 
 
@@ -134,8 +139,8 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
             worst = np.argsort(-distances, axis=1)[:, :count]
             return Candidates(indices=worst, reach=np.zeros(len(rows)))
 
-    known = {**register_search_backends(), "farthest": Farthest}
-    for module in ("plugins", "neighbours.resolve"):
+    known = {**registered("register_search_backends"), "farthest": Farthest}
+    for module in ("plugins", "neighbours.choose"):
         monkeypatch.setattr(f"solo_gps.{module}.registered", lambda hook: known)
     ours = find(embeddings(), {"backend": "farthest"}, k=5)
     assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist()
@@ -143,7 +148,7 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
 
 @pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
 def test_config_file_lists_every_key_with_the_default(name):
-    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    node = composed(f"+search={name}")["search"]
     assert node == {**dataclasses.asdict(SearchConfig()), "backend": name}
 
 

@@ -12,13 +12,13 @@ from sklearn.datasets import load_digits
 
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
-from solo_gps.neighbours.backend import SearchConfig
-from solo_gps.neighbours.backends.faiss_here import find_faiss
+from solo_gps.neighbours.backends.faiss_here import installed_faiss
 from solo_gps.neighbours.backends.torch_exact import BFloat16Operand, Float32Operand, TorchExact, smallest
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.rerank import HostDistances
 
-GPU = find_faiss().gpus > 0
+GPU = installed_faiss().gpus > 0
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 
 
@@ -190,7 +190,7 @@ class TestTorchFloat32(ExactContract):
         monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_: False)
 
 
-@pytest.mark.skipif(find_faiss().version is None, reason="FAISS is not installed")
+@pytest.mark.skipif(installed_faiss().version is None, reason="FAISS is not installed")
 class TestFaiss(ExactContract):
     backend = "faiss"
 
@@ -211,7 +211,7 @@ def test_all_exact_backends_agree_to_the_last_bit(space, monkeypatch):
     rng = np.random.default_rng(8)
     array = rng.standard_normal((1500, 10)) @ rng.standard_normal((10, 96)) + rng.standard_normal((1500, 96)) / 4
     array = array.astype(np.float32)
-    tables = [find(points(array, space), {"backend": "faiss"}, k=40)] if find_faiss().version else []
+    tables = [find(points(array, space), {"backend": "faiss"}, k=40)] if installed_faiss().version else []
     for narrow in (True, False):
         monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.bfloat16_pays", lambda *_, narrow=narrow: narrow)
         tables.append(find(points(array, space), {"backend": "torch"}, k=40))

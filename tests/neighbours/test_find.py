@@ -114,6 +114,17 @@ def test_a_line_says_what_was_found_and_whether_now_or_earlier(size, wanted, tmp
     assert caplog.messages[2] == f"neighbours: {wanted} found beside the embeddings, searched earlier (exact)"
 
 
+def test_a_long_search_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr("solo_gps.runtime.progress.LOG_EVERY_SECONDS", -1)
+    monkeypatch.setattr("solo_gps.neighbours.backends.torch_exact.TorchExact.rows_per_block", lambda *_: 3)
+    monkeypatch.setattr("solo_gps.neighbours.exact.near_points.NearPairs.rows_per_block", 3)
+    with caplog.at_level(logging.INFO, "solo_gps"):
+        for size in ({"k": 2}, {"radius": 4.5}):
+            find(points(LINE), {"device": "cpu"}, **size)
+    said = [line.partition(", ")[0] for line in caplog.messages if "left" in line]
+    assert said == ["neighbours: 3 of 4 images", "neighbours: 4 of 4 images"] * 2
+
+
 def test_other_requests_are_other_files(tmp_path):
     for arguments in ({"k": 1}, {"k": 2}, {"radius": 2.0}, {"radius": 5.0}):
         find(points(LINE, folder=tmp_path), **arguments)

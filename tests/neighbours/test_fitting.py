@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import advise, find
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.prepare import prepare
-from solo_gps.neighbours.exact.workspace import open_workspace
+from solo_gps.neighbours.exact.workspace import Workspace
 from solo_gps.neighbours.fitting import largest_radius
 
 
@@ -70,7 +70,7 @@ def test_the_largest_radius_is_the_largest(seed, columns, max_ball, start):
     squared = np.sort(np.square(array[:, None] - array[None]).sum(-1), axis=1)[:, 1:]
     expected = min(start, squared[:, max_ball].min())
     config = SearchConfig(max_ball=max_ball, device="cpu", memory_mib=16)
-    assert largest_radius(open_workspace(prepare(points(array)), config, "cpu"), start) == expected
+    assert largest_radius(Workspace(prepare(points(array)), config, "cpu"), start) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])

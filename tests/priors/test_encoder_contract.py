@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-import yaml
+from config_keys import composed, defaults
 from PIL import Image
 
 from solo_gps.embeddings import resolve_prior
@@ -99,12 +98,8 @@ class EncoderContract:
         assert self.make(digit_images, precision="bf16").identity() != encoder.identity()
 
     def test_config_file_lists_every_key_with_its_default(self, encoder: Encoder) -> None:
-        listed = yaml.safe_load((ROOT / "configs" / "prior" / f"{self.prior['name']}.yaml").read_text())
-        defaults = {
-            field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default  # type: ignore[misc]
-            for field in dataclasses.fields(type(encoder.config))
-        }
-        assert listed == defaults
+        listed = composed(f"+prior={self.prior['name']}")["prior"]
+        assert listed == defaults(type(encoder.config))
 
 
 class TestPixels(EncoderContract):
@@ -161,9 +156,7 @@ def test_every_built_in_keeps_the_contract() -> None:
 def test_array_config_file_lists_every_key() -> None:
     from solo_gps.priors.array import ArrayConfig
 
-    listed = yaml.safe_load((ROOT / "configs" / "prior" / "array.yaml").read_text())
-    defaults = {field.name: field.default for field in dataclasses.fields(ArrayConfig)}
-    assert listed == defaults
+    assert composed("+prior=array")["prior"] == defaults(ArrayConfig)
 
 
 def test_registering_imports_neither_torch_nor_numpy_nor_timm() -> None:

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from config_keys import composed, defaults
 from hypothesis import given
 from hypothesis import strategies as st
 from image_sets import ArrayImages
-from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from solo_gps.config import parse
@@ -111,9 +110,7 @@ def test_pairs_leave_appended_items_alone():
 
 
 def test_the_yaml_group_lists_every_key_with_its_default():
-    group = OmegaConf.load(Path(__file__).parents[2] / "configs" / "sampler" / "gps.yaml")
-    assert parse(group.sampler.gps, GpsConfig, "sampler.gps") == GpsConfig()
-    assert set(group.sampler.gps) == set(GpsConfig.__dataclass_fields__)
+    assert composed("+sampler=gps")["sampler"]["gps"] == defaults(GpsConfig)
 
 
 @pytest.mark.parametrize(

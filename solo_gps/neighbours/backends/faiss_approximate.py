@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
+from solo_gps.neighbours.config import SearchConfig
 
 # Points that FAISS's k-means wants for each list, and more than which it would not use.
 TRAINING_POINTS = 64
@@ -20,6 +21,11 @@ class Approximate(SearchBackend):
     exact = False
     effort: int
     largest_effort: int
+
+    @classmethod
+    def missing(cls, config: SearchConfig) -> str | None:
+        """FAISS must be there."""
+        return faiss_missing()
 
     def fit(self, points: np.ndarray) -> None:
         """Builds the index."""
@@ -56,11 +62,6 @@ class Approximate(SearchBackend):
 class FaissIvf(Approximate):
     """Points in lists around k-means centres; ``effort`` is the number of lists looked into. The same result in every run."""
 
-    @classmethod
-    def missing(cls, config: SearchConfig) -> str | None:
-        """FAISS must be there."""
-        return faiss_missing("faiss_ivf")
-
     def settings(self) -> dict[str, object]:
         """Lists and effort asked for (the cache key), then those in use."""
         used = {"nlist": self.index.nlist, "nprobe": self.effort} if hasattr(self, "index") else {}
@@ -94,11 +95,6 @@ class FaissHnsw(Approximate):
     Built by all threads at once, in whatever order they come: two runs may differ in a few neighbours.
     """
 
-    @classmethod
-    def missing(cls, config: SearchConfig) -> str | None:
-        """FAISS must be there."""
-        return faiss_missing("faiss_hnsw")
-
     def settings(self) -> dict[str, object]:
         """Links and effort asked for (the cache key), then the effort in use."""
         used = {"efSearch": self.effort} if hasattr(self, "index") else {}
@@ -126,7 +122,7 @@ class FaissCagra(Approximate):
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
         """A FAISS built with cuVS and a GPU must be there."""
-        return faiss_missing("faiss_cagra", gpu=True, cagra=True)
+        return faiss_missing(gpu=True, cagra=True)
 
     def settings(self) -> dict[str, object]:
         """Links and effort asked for (the cache key), then the effort in use."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from solo_gps.neighbours.backend import Candidates, SearchBackend, SearchConfig
+from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
+from solo_gps.neighbours.config import SearchConfig
 
 
 class FaissFlat(SearchBackend):
@@ -16,7 +17,7 @@ class FaissFlat(SearchBackend):
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
         """FAISS must be there."""
-        return faiss_missing("faiss")
+        return faiss_missing()
 
     def fit(self, points: np.ndarray) -> None:
         """Keeps the points and their norms."""
@@ -45,7 +46,7 @@ class FaissGpu(FaissFlat):
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
         """A FAISS built for CUDA and a GPU must be there."""
-        return faiss_missing("faiss_gpu", gpu=True)
+        return faiss_missing(gpu=True)
 
     def fit(self, points: np.ndarray) -> None:
         """Copies the points to the GPUs."""

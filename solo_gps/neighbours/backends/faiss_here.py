@@ -1,4 +1,4 @@
-"""Which device, and what this machine's FAISS is."""
+"""What this machine's FAISS is."""
 
 from __future__ import annotations
 
@@ -6,24 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
-
-from solo_gps.errors import ConfigError
-
-
-def pick_device(wanted: str) -> str:
-    """Returns ``"cpu"`` or ``"cuda"`` for ``cpu``, ``cuda`` or ``auto``.
-
-    Raises:
-        ConfigError: CUDA was asked for and torch sees no GPU.
-    """
-    import torch
-
-    found = torch.cuda.is_available()
-    if wanted == "cuda" and not found:
-        raise ConfigError(
-            f"search.device=cuda: torch {torch.__version__} sees no GPU. Use search.device=cpu, or mend the CUDA setup."
-        )
-    return "cuda" if found and wanted != "cpu" else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +33,7 @@ class Faiss:
 
 
 @lru_cache(maxsize=1)
-def find_faiss() -> Faiss:
+def installed_faiss() -> Faiss:
     """Imports FAISS if it is there. ``faiss-cpu`` and ``faiss-gpu`` are the same module, and overwrite each other."""
     names = [name for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs") if _installed(name)]
     package = " and ".join(names) or "another build"
@@ -76,9 +58,9 @@ def load_faiss() -> Any:
     return faiss
 
 
-def faiss_missing(backend: str, *, gpu: bool = False, cagra: bool = False) -> str | None:
+def faiss_missing(*, gpu: bool = False, cagra: bool = False) -> str | None:
     """Returns why a FAISS backend cannot run here and what to install, or ``None``."""
-    found = find_faiss()
+    found = installed_faiss()
     if found.version is None:
         return f"FAISS cannot be imported ({found.reason}). Install it: pip install 'solo-gps[{'gpu' if gpu else 'cpu'}]'"
     if found.package == "faiss-cpu and faiss-gpu":

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
-from solo_gps.neighbours.backends.faiss_here import pick_device
-from solo_gps.neighbours.exact.rerank import as_tensor
+from solo_gps.runtime.arrays import as_tensor
+from solo_gps.runtime.devices import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class TorchExact(SearchBackend):
     def fit(self, points: np.ndarray) -> None:
         """Takes the points to the device, in the type that multiplies fastest there."""
         self.device = pick_device(self.config.device)
-        self._search = points
+        self._points = points
         self._factor = FACTORS[0]
         self._operand = self._make_operand(bfloat16_pays(self.device, points.shape[1]))
 
@@ -67,7 +67,7 @@ class TorchExact(SearchBackend):
         return max(1, min(65536 if self.device != "cpu" else 4096, self.config.budget(self.device) // row_bytes))
 
     def _make_operand(self, narrow: bool) -> Operand:
-        return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._search), self.device)
+        return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._points), self.device)
 
 
 class Operand:

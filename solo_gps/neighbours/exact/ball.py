@@ -18,16 +18,14 @@ from solo_gps.runtime import sharing as ranks
 _SAMPLE = 256
 
 
-def ball_table(
-    work: Workspace, backend: SearchBackend, radius: float, progress: Callable[[int], None] = lambda done: None
-) -> NeighbourTable:
+def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress: Callable[[int], None]) -> NeighbourTable:
     """Neighbours strictly closer than ``radius`` (Balestriero et al., arXiv 2401.01990, section 3: the ball of an image).
 
     Args:
         work: U prepared points, and what measures them.
         backend: Fitted exact backend, for the advice where the radius is too large.
         radius: In the units of the table: squared distance, or 1 - cosine.
-        progress: Called with the number of different vectors done.
+        progress: Called with the number of different vectors of each block.
 
     Returns:
         Table as wide as the largest ball, at least 1.
@@ -50,7 +48,7 @@ def ball_table(
         largest = max(largest, int(sizes.max(initial=0)))
         counts[start - share.start : stop - share.start] = np.bincount(row, minlength=stop - start)
         keys.append(key)
-        progress(stop - share.start)
+        progress(stop - start)
     # All ranks refuse together: they look for a better radius together too.
     largest = ranks.largest(largest, config.distributed)
     if largest > config.max_ball:

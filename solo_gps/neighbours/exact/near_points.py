@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from solo_gps.neighbours.exact.rerank import as_tensor
-
-if TYPE_CHECKING:
-    import torch
+from solo_gps.runtime.arrays import as_tensor
 
 _TILE_COLUMNS = 1 << 16
 
@@ -37,8 +35,6 @@ class NearPairs:
 
     @cached_property
     def _norms(self) -> torch.Tensor:
-        import torch
-
         return torch.cat([(block * block).sum(1) for block in self._points.split(1 << 15)])
 
     @property
@@ -46,7 +42,7 @@ class NearPairs:
         """Rows to ask for at once: two tiles of float32 and a mask take half of the budget."""
         return max(1, self._budget // (24 * min(_TILE_COLUMNS, len(self._array))))
 
-    def find(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def up_to(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pairs.
 
         Args:
@@ -56,15 +52,13 @@ class NearPairs:
         Returns:
             Two (P,) int64 arrays: position in ``rows`` and point, in no order. Rows are split until pairs fit the budget.
         """
-        import torch
-
         found: list[torch.Tensor] = []
         total = 0
         for start, squared in self._tiles(rows, lower=True):
             near = squared <= self._bound(limit)[:, None]
             total += int(near.sum())
             if total * 64 > self._budget and len(rows) > 1:
-                return self._find_halves(rows, limit)
+                return self._halves(rows, limit)
             position, column = torch.nonzero(near, as_tuple=True)
             found.append(torch.stack([position, column + start]))
         both = torch.cat(found, dim=1).cpu().numpy()
@@ -72,28 +66,22 @@ class NearPairs:
 
     def count(self, rows: np.ndarray, limit: float) -> np.ndarray:
         """(B,) int64 number of points within ``limit`` of each row, itself included, up to float32 rounding."""
-        import torch
-
         sizes = torch.zeros(len(rows), dtype=torch.int64, device=self._device)
         for _, squared in self._tiles(rows, lower=False):
             sizes += (squared <= limit**2).sum(1)
         return sizes.cpu().numpy()
 
-    def _find_halves(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _halves(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = len(rows) // 2
-        first, second = self.find(rows[:half], limit[:half]), self.find(rows[half:], limit[half:])
+        first, second = self.up_to(rows[:half], limit[:half]), self.up_to(rows[half:], limit[half:])
         return np.concatenate([first[0], second[0] + half]), np.concatenate([first[1], second[1]])
 
     def _bound(self, limit: np.ndarray) -> torch.Tensor:
-        import torch
-
         # Prepared points are never further apart than 2, so 16 is as good as infinity.
         return torch.from_numpy(np.minimum(np.square(limit) * (1 + 1e-5), 16.0)).float().to(self._device)
 
-    def _tiles(self, rows: np.ndarray, *, lower: bool):  # type: ignore[no-untyped-def]
+    def _tiles(self, rows: np.ndarray, *, lower: bool) -> Iterator[tuple[int, torch.Tensor]]:
         """Yields (first column, (B, C) squared distances), less their rounding error when ``lower``."""
-        import torch
-
         at = torch.from_numpy(rows).to(self._device)
         some, own = self._points[at], self._norms[at]
         shrink = 1 - self._error if lower else 1.0

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
-from solo_gps.neighbours.exact.complete import complete_rows
 from solo_gps.neighbours.exact.duplicates import Groups
 from solo_gps.neighbours.exact.prepare import Points
 from solo_gps.neighbours.exact.rerank import sort_key, unpack_key
@@ -22,7 +21,7 @@ def nearest_points(
     backend: SearchBackend,
     count: int,
     rows: range,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Nearest points of each of ``rows``, itself first.
 
@@ -31,7 +30,7 @@ def nearest_points(
         backend: Fitted backend.
         count: Number C of points wanted for each row, itself included; at most U.
         rows: Consecutive rows.
-        progress: Called with the number of rows done so far.
+        progress: Called with the number of rows of each block.
 
     Returns:
         (len(rows), C) int64 keys of (distance, point), sorted; the row itself is -1, and missing ones (approximate backends) are
@@ -49,7 +48,7 @@ def nearest_points(
             keys[unproven] = complete_rows(work, block[unproven], keys[unproven])
         backend.observe(len(unproven) / len(block))
         table[start - rows.start : stop - rows.start] = keys
-        progress(stop - rows.start)
+        progress(len(block))
         start = stop
     return table
 
@@ -64,6 +63,28 @@ def candidate_keys(
         return keys, np.empty(0, np.int64)
     assert found.reach is not None, f"{type(backend).__name__} is exact but returns no reach"
     return keys, np.flatnonzero(~(_limits(work.points, keys[:, -1]) < found.reach))
+
+
+def complete_rows(work: Workspace, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Nearest points of a few rows, not left to candidates: the formula on every point within the last distance known.
+
+    Args:
+        work: U prepared points, and what measures them.
+        rows: (B,) int64 rows.
+        keys: (B, C) sorted keys of the nearest points known so far, the row itself (-1) first.
+
+    Returns:
+        (B, C) sorted keys, exact.
+    """
+    out, step = np.full_like(keys, _NONE), work.near.rows_per_block
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        position, point = work.near.up_to(rows[piece], _limits(work.points, keys[piece, -1]))
+        own = rows[piece][position]
+        key = np.where(point == own, _SELF, sort_key(work.distances(own, point[:, None])[:, 0], point))
+        position, key, rank = _ranked(position, key, keys.shape[1])
+        out[piece][position, rank] = key
+    return out
 
 
 def expand_groups(keys: np.ndarray, groups: Groups, factor: float, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,15 +197,19 @@ def rows_to_table(row: np.ndarray, key: np.ndarray, images: np.ndarray, factor: 
         (B, k) int32 indices and float32 distances.
     """
     kept = (key & 0xFFFFFFFF) != images[row]
-    row, key = row[kept], key[kept]
-    order = np.lexsort((key, row))
-    row, key = row[order], key[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, row, side="left")
-    kept = rank < k
-    row, key, rank = row[kept], key[kept], rank[kept]
+    row, key, rank = _ranked(row[kept], key[kept], k)
     indices = np.full((len(images), k), -1, np.int32)
     distances = np.full((len(images), k), np.inf, np.float32)
     squared, members = unpack_key(key)
     indices[row, rank] = members
     distances[row, rank] = squared * np.float32(factor)
     return indices, distances
+
+
+def _ranked(row: np.ndarray, key: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorts (P,) pairs by row and key; returns those whose rank in their row is below ``count``: rows, keys and ranks."""
+    order = np.lexsort((key, row))
+    row, key = row[order], key[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = rank < count
+    return row[kept], key[kept], rank[kept]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +9,12 @@ import numpy as np
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours.exact.duplicates import Groups, group_duplicates
+from solo_gps.runtime.arrays import chunks
 
 SPACES = ("euclidean", "cosine")
 # Squared distances are float32 in the table: (2 * 9e18) squared still fits, and differences below 1e-15 would vanish.
 LARGEST_NORM = 9e18
 SMALLEST_SPREAD = 1e-15
-_CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +77,6 @@ def exact_rows(embeddings: Embeddings) -> tuple[np.ndarray, float]:
             "Divide the embeddings by their largest norm."
         )
     return np.ascontiguousarray(array), 1.0
-
-
-def check_neighbours(images: int, k: int) -> None:
-    """Raises :class:`DataError` unless 1 <= k < N."""
-    if k < 1:
-        raise ConfigError(f"k={k}: wanted at least 1 neighbour.")
-    if k >= images:
-        raise DataError(f"k={k} neighbours of N={images} images: each has only {images - 1}. Use k <= {images - 1}.")
-
-
-def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (start, block of rows) of about 16 MiB, so that no second copy of a large array is ever held."""
-    rows = max(1, _CHUNK_BYTES // max(1, 8 * array.shape[1]))
-    for start in range(0, len(array), rows):
-        yield start, array[start : start + rows]
 
 
 def _check(array: np.ndarray) -> float:

@@ -7,8 +7,7 @@ import logging
 import numpy as np
 
 from solo_gps.neighbours.backend import SearchBackend
-from solo_gps.neighbours.exact.complete import complete_rows
-from solo_gps.neighbours.exact.nearest import candidate_keys
+from solo_gps.neighbours.exact.nearest import candidate_keys, complete_rows
 from solo_gps.neighbours.exact.workspace import Workspace
 
 log = logging.getLogger(__name__)

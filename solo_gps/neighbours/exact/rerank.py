@@ -7,16 +7,15 @@ is not. Its relative error is at most about (log2 D + 3) * 2^-24, better than a 
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from solo_gps.runtime.arrays import as_tensor
 
 _HOST_BLOCK = 1 << 18  # float32 values: a block and its operands stay in a core's second-level cache
 _CUDA_BLOCK = 1 << 27
@@ -43,7 +42,7 @@ class HostDistances:
     def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """See :class:`Distances`."""
         out = np.empty(columns.shape, np.float32)
-        threads = _threads()
+        threads = torch.get_num_threads()
         if out.size * self.points.shape[1] < _HOST_BLOCK or threads == 1:
             self._fill(rows, columns, out)
             return out
@@ -75,8 +74,6 @@ class CudaDistances:
 
     def __call__(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """See :class:`Distances`."""
-        import torch
-
         at, others = (torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device) for a in (rows, columns))
         out = torch.empty(others.shape, dtype=torch.float32, device=self.device)
         step = max(1, _CUDA_BLOCK // max(1, others.shape[1] * self.points.shape[1]))
@@ -87,15 +84,6 @@ class CudaDistances:
             difference *= difference
             out[piece] = _folded_sum(difference.view(-1, self.points.shape[1])).view(-1, others.shape[1])
         return out.cpu().numpy()
-
-
-def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
-    """Returns a tensor over the same memory (copied only for another device); read-only arrays are only ever read."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
 
 
 def sort_key(distances: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -124,12 +112,6 @@ def _folded_sum(values: Any) -> Any:
         values[: width - half] += values[half:width]
         width = half
     return values[0]
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 @lru_cache(maxsize=2)

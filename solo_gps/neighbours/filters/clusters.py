@@ -33,7 +33,7 @@ def kmeans_clusters(embeddings: Embeddings, clusters: int, *, iterations: int = 
         ConfigError: FAISS is not there, or a number is out of range.
         DataError: The embeddings are not finite, or have no direction where the space is cosine.
     """
-    missing = faiss_missing("kmeans")
+    missing = faiss_missing()
     if missing:
         raise ConfigError(f"k-means clusters: {missing}")
     if not 1 <= clusters <= len(embeddings.array):

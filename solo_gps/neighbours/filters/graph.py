@@ -127,12 +127,8 @@ def _one_more_hop(
         row, column = _reached_pairs(np.asarray(reached.indices[rows]), np.asarray(table.indices), images)
         key = sort_key(distances(rows[row], column[:, None])[:, 0], column)
         blocks.append(rows_to_table(row, key, rows, factor, most))
-    indices = np.concatenate([indices for indices, _ in blocks])
-    kept = max(1, int((indices >= 0).sum(axis=1).max()))
-    return NeighbourTable(
-        indices=np.ascontiguousarray(indices[:, :kept]),
-        distances=np.ascontiguousarray(np.concatenate([distance for _, distance in blocks])[:, :kept]),
-    )
+    indices, measured = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return keep_edges(NeighbourTable(indices=indices, distances=measured), indices >= 0)
 
 
 def _reached_pairs(reached: np.ndarray, indices: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:

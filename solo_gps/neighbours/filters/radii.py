@@ -7,6 +7,7 @@ import numpy as np
 from solo_gps.config import check_choice
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import NeighbourTable
+from solo_gps.neighbours.filters.graph import keep_edges
 
 RULES = ("mean", "mean+std", "mean-std")
 _STEPS = {"mean": 0.0, "mean+std": 1.0, "mean-std": -1.0}
@@ -71,12 +72,4 @@ def cut_table(table: NeighbourTable, radius: float | np.ndarray) -> NeighbourTab
     Returns:
         Table of the same images, as wide as its longest row (at least 1); rows that lose neighbours are padded.
     """
-    limit = np.broadcast_to(np.asarray(radius, np.float64).reshape(-1, 1), (len(table.indices), 1))
-    inside = (table.distances < limit) & (table.indices >= 0)
-    width = max(1, int(inside.sum(axis=1).max(initial=0)))
-    # Rows are sorted, so what is inside comes first.
-    inside = inside[:, :width]
-    return NeighbourTable(
-        indices=np.where(inside, table.indices[:, :width], np.int32(-1)),
-        distances=np.where(inside, table.distances[:, :width], np.float32(np.inf)),
-    )
+    return keep_edges(table, table.distances < np.asarray(radius, np.float64).reshape(-1, 1))

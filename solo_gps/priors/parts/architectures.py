@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
 
 from solo_gps.errors import ConfigError, UnknownNameError
-
-if TYPE_CHECKING:
-    import torch
-
-LIBRARIES = ("auto", "torchvision", "timm")
 
 SOLO_NAMES = {
     **{f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")},
@@ -29,7 +30,7 @@ def library_of(name: str, library: str) -> str:
     if library == "auto":
         library = "torchvision" if name.startswith("resnet") and name in _torchvision_names() else "timm"
     if SOLO_NAMES.get(name, name) not in known[library]():
-        raise UnknownNameError(f"{library} architecture", name, _near(name, known[library]()))
+        raise UnknownNameError(f"{library} architecture", name, near(name, known[library]()))
     return library
 
 
@@ -45,16 +46,10 @@ def build_network(name: str, library: str, options: Mapping[str, Any], seed: int
     Raises:
         ConfigError: The constructor does not take the options.
     """
-    import torch
-
     torch.default_generator.manual_seed(seed)
     try:
         if library == "timm":
-            import timm
-
             return timm.create_model(SOLO_NAMES.get(name, name), pretrained=False, num_classes=0, **options)
-        import torchvision
-
         return without_classifier(torchvision.models.get_model(name, weights=None, **options))
     except TypeError as error:
         raise ConfigError(f"prior.kwargs: {library}'s {name} cannot be built with {dict(options)!r}: {error}.") from error
@@ -62,8 +57,6 @@ def build_network(name: str, library: str, options: Mapping[str, Any], seed: int
 
 def without_classifier(network: torch.nn.Module) -> torch.nn.Module:
     """Replaces the last linear layer, the classifier of every torchvision network, by the identity; returns the network."""
-    from torch import nn
-
     last = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, child = last.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
@@ -76,26 +69,19 @@ def with_small_stem(network: torch.nn.Module) -> torch.nn.Module:
     The padding of 2 is solo-learn's own:
     https://github.com/vturrisi/solo-learn/blob/main/solo/methods/base.py (``self.backbone.conv1``).
     """
-    from torch import nn
-
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
     network.maxpool = nn.Identity()
     return network
 
 
 def _torchvision_names() -> list[str]:
-    import torchvision
-
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def _timm_names() -> list[str]:
-    import timm
-
     return timm.list_models()
 
 
-def _near(name: str, known: list[str]) -> list[str]:
-    import difflib
-
+def near(name: str, known: list[str]) -> list[str]:
+    """The few of many thousand names that may be meant."""
     return difflib.get_close_matches(name, known, n=8, cutoff=0.4) or [other for other in known if other[:3] == name[:3]][:8]

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
-
-SMALLEST_MAP = 4
+from solo_gps.priors.config import SMALLEST_MAP, stages
 
 
-def stages(image_size: int) -> int:
-    """Number of halvings from ``image_size`` to a 4 x 4 map.
-
-    Raises:
-        ValueError: ``image_size`` is not 8, 16, 32, 64, ...
-    """
-    count = (image_size // SMALLEST_MAP).bit_length() - 1
-    if image_size < 2 * SMALLEST_MAP or SMALLEST_MAP << count != image_size:
-        raise ValueError(f"image_size={image_size} must be a power of two, at least {2 * SMALLEST_MAP} (8, 16, 32, 64, ...).")
-    return count
-
-
-def conv_encoder(image_size: int, width: int, outputs: int) -> torch.nn.Sequential:
+def conv_encoder(image_size: int, width: int, outputs: int) -> nn.Sequential:
     """Maps (B, 3, S, S) to (B, outputs); each stage halves the map and doubles the channels, from ``width``."""
-    from torch import nn
-
     layers: list[nn.Module] = []
     channels = 3
     for stage in range(stages(image_size)):
@@ -35,10 +18,8 @@ def conv_encoder(image_size: int, width: int, outputs: int) -> torch.nn.Sequenti
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * SMALLEST_MAP**2, outputs))
 
 
-def conv_decoder(image_size: int, width: int, inputs: int) -> torch.nn.Sequential:
+def conv_decoder(image_size: int, width: int, inputs: int) -> nn.Sequential:
     """Maps (B, inputs) to images (B, 3, S, S) in (0, 1): the mirror of :func:`conv_encoder`."""
-    from torch import nn
-
     channels = width << (stages(image_size) - 1)
     layers: list[nn.Module] = [
         nn.Linear(inputs, channels * SMALLEST_MAP**2),

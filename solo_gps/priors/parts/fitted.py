@@ -7,20 +7,19 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from solo_gps.config import check_at_least
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
 from solo_gps.errors import DataError
-from solo_gps.priors.base import Encoder, PriorConfig
+from solo_gps.interfaces import ImageSet
+from solo_gps.priors.base import Encoder
+from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
 from solo_gps.priors.parts.preprocess import SquareResize
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-    from solo_gps.interfaces import ImageSet
+from solo_gps.runtime.progress import Progress, duration
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -28,41 +27,10 @@ HELD_OUT_EVERY = 20
 """One image of so many is held out, to stop early."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedConfig(PriorConfig):
-    """Keys of priors that train a network on the target set."""
-
-    image_size: int = 32
-    """Images are squeezed to this side: 8, 16, 32, 64, ..."""
-    dimensions: int = 64
-    """Dimensions of the embedding."""
-    width: int = 32
-    """Channels of the first stage; each further stage doubles them."""
-    epochs: int = 30
-    """Passes over the images, at most."""
-    patience: int = 5
-    """Stop after so many epochs without a lower loss on held-out images."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of Adam; it falls to zero along a half cosine."""
-    train_batch_size: int = 128
-    """Images of one optimiser step."""
-
-    def __post_init__(self) -> None:
-        from solo_gps.priors.parts.convnet import stages
-
-        super().__post_init__()
-        stages(self.image_size)
-        for key in ("dimensions", "width", "epochs", "patience", "train_batch_size"):
-            check_at_least(key, getattr(self, key), 1)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
-        if self.precision == "fp16":
-            raise ValueError("precision='fp16' is not for training; use bf16 or fp32.")
-
-
 class FittedEncoder(Encoder):
     """Base of encoders that train ``network`` (built by ``build``) on the images by the loss of ``loss``."""
 
+    version = 2
     trained = True
     network: torch.nn.Module
 
@@ -76,8 +44,6 @@ class FittedEncoder(Encoder):
 
     def load(self, device: torch.device) -> None:
         """Builds the network from ``seed``."""
-        import torch
-
         super().load(device)
         torch.default_generator.manual_seed(self.config.seed)
         self.network = self.build().to(device)
@@ -101,22 +67,19 @@ class FittedEncoder(Encoder):
         Raises:
             DataError: The loss is no longer finite.
         """
-        import torch
-
-        from solo_gps.runtime.progress import Progress, duration
-
         config = self.config
         held_out = list(range(HELD_OUT_EVERY - 1, len(images), HELD_OUT_EVERY))
         training = sorted(set(range(len(images))) - set(held_out)) or list(range(len(images)))
         held_out = held_out or training
         optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        schedule = CosineAnnealingLR(optimizer, config.epochs * len(consecutive(len(training), config.train_batch_size)))
         generator = torch.Generator().manual_seed(config.seed)
         best, best_state, waited = float("inf"), self.network.state_dict(), 0
         started = time.monotonic()
         with Progress(f"training {config.name}", config.epochs * len(training)) as progress:
             for epoch in range(config.epochs):
                 order = [training[place] for place in torch.randperm(len(training), generator=generator).tolist()]
-                self._train(images, order, optimizer, epoch, progress)
+                self._train(images, order, schedule, epoch, progress)
                 value = self._evaluate(images, held_out)
                 if not value < float("inf"):
                     raise DataError(f"prior.{config.name}: the loss is {value} in epoch {epoch}. Lower prior.learning_rate.")
@@ -139,27 +102,19 @@ class FittedEncoder(Encoder):
         logger.debug("prior %s: lowest loss on held-out images %.4g", config.name, best)
         self.load_state(best_state)
 
-    def _train(self, images: ImageSet, order: list[int], optimizer: Any, epoch: int, progress: Any) -> None:
-        import math
-
+    def _train(self, images: ImageSet, order: list[int], schedule: CosineAnnealingLR, epoch: int, progress: Progress) -> None:
         self.network.train()
         generator = self._generator(epoch)
-        done, total = 0, self.config.epochs * len(order)
         for pixels in self._batches(images, order):
-            share = (epoch * len(order) + done) / total
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
             with self.autocast():
                 loss = self.loss(pixels, generator)
-            optimizer.zero_grad(set_to_none=True)
+            schedule.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            done += len(pixels)
+            schedule.optimizer.step()
+            schedule.step()
             progress.update(len(pixels))
 
     def _evaluate(self, images: ImageSet, held_out: list[int]) -> float:
-        import torch
-
         self.network.eval()
         generator = self._generator(-1)
         total = 0.0
@@ -169,13 +124,9 @@ class FittedEncoder(Encoder):
         return total / len(held_out)
 
     def _generator(self, epoch: int) -> torch.Generator:
-        import torch
-
         return torch.Generator(self.device).manual_seed(self.config.seed * 100_003 + epoch + 1)
 
     def _batches(self, images: ImageSet, order: list[int]) -> Any:
-        from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
-
         assert self.device is not None
         parts = [order[part.start : part.stop] for part in consecutive(len(order), self.config.train_batch_size)]
         if len(parts) > 1 and len(parts[-1]) == 1:

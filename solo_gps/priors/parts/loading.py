@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch.utils.data import DataLoader
 
 from solo_gps.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
-    from solo_gps.interfaces import ImageSet
+from solo_gps.interfaces import ImageSet
 
 SMALL_SET = 1024
 """Below this many images, starting worker processes takes longer than decoding."""
@@ -37,8 +36,6 @@ class PreprocessedImages:
         return len(self.images)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        import torch
-
         image = self._image(index)
         array = self.transform(image, index) if self.indexed else self.transform(image)
         return torch.from_numpy(array.copy() if not array.flags.writeable else array)
@@ -87,9 +84,6 @@ def batches(
     Raises:
         DataError: While iterating: an image cannot be read.
     """
-    import torch
-    from torch.utils.data import DataLoader
-
     cuda = device.type == "cuda"
     options: dict[str, Any] = {}
     if num_workers:

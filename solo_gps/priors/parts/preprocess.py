@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from PIL.Image import Image
-
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, functional
 
 SMALL_IMAGE = 96
 """Up to this side images are not cropped: small images have no margin to lose."""
@@ -33,9 +33,6 @@ class SquareResize:
 
     def __call__(self, image: Image) -> np.ndarray:
         """Returns (3, size, size) uint8."""
-        import numpy as np
-        from PIL.Image import Resampling
-
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Resampling.BILINEAR)
         return np.asarray(image.convert("RGB") if image.mode != "RGB" else image).transpose(2, 0, 1)
@@ -57,17 +54,12 @@ class ResizeCrop:
 
     def __call__(self, image: Image) -> np.ndarray:
         """Returns (3, crop, crop) uint8."""
-        import numpy as np
-        from torchvision.transforms import InterpolationMode, functional
-
         small = functional.resize(image, [self.resize], InterpolationMode(self.interpolation))
         return np.asarray(functional.center_crop(small, [self.crop, self.crop])).transpose(2, 0, 1)
 
 
 def normalise(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Scales (B, C, H, W) uint8 to [0, 1] and normalises it with the channel ``mean`` and ``std``; floats pass unchanged."""
-    import torch
-
     if batch.dtype != torch.uint8:
         return batch
     shape = (1, -1, 1, 1)
@@ -93,9 +85,6 @@ class Augmented:
 
     def __call__(self, image: Image, index: int) -> np.ndarray:
         """Returns (R, C, H, W), the draws of image ``index``."""
-        import numpy as np
-        import torch
-
         transform = _augmentation(self.augmentation, min(image.size))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed * 1_000_003 + index)
@@ -103,8 +92,6 @@ class Augmented:
 
 
 def _augmentation(name: str, size: int) -> Callable[[Image], Image]:
-    from torchvision import transforms
-
     flip: list[Any] = [transforms.RandomHorizontalFlip()]
     if name == "flip":
         return transforms.Compose(flip)

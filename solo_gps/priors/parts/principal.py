@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 SMALLEST_SHARE = 1e-7
 """Components with less than this share of the largest variance are rounding noise."""
@@ -36,8 +35,6 @@ def principal_components(rows: Iterable[torch.Tensor], dimensions: int) -> Princ
     Returns:
         At least one axis. The sign of an axis is fixed: its entry of largest magnitude is positive.
     """
-    import torch
-
     count, shift, total, products = 0, None, None, None
     for batch in rows:
         shift = batch[:1] if shift is None else shift

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from solo_gps.errors import DataError, first_line
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -102,10 +105,17 @@ def best_prefix(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return max(scores, key=lambda prefix: (scores[prefix], "momentum" not in prefix, -len(prefix), -order[prefix]))
 
 
-def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict (names, types, shapes and values, in order of the names), in hex."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
+
+def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
@@ -113,10 +123,6 @@ def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(file: Path, where: str) -> Any:
-    import pickle
-
-    import torch
-
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -130,8 +136,6 @@ def _read_torch(file: Path, where: str) -> Any:
 
 
 def _unwrap(content: Any) -> dict[str, torch.Tensor]:
-    import torch
-
     if not isinstance(content, Mapping):
         return {}
     for key in CONTAINERS:

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from solo_gps.errors import DataError
-from solo_gps.neighbours.exact.prepare import chunks
-from solo_gps.neighbours.exact.rerank import as_tensor
+from solo_gps.runtime.arrays import as_tensor, chunks
 from solo_gps.runtime.determinism import true_float32
 
 _LARGEST_SIDE = 4096  # larger tiles multiply no faster

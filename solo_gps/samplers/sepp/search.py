@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
-from solo_gps.neighbours.backend import SearchConfig
-from solo_gps.neighbours.backends.faiss_here import pick_device
+from solo_gps.neighbours.config import SearchConfig
+from solo_gps.runtime.devices import pick_device
 from solo_gps.runtime.progress import Progress
 from solo_gps.samplers.sepp.config import Window
 from solo_gps.samplers.sepp.cosines import CosinePairs, UnitRows, find_cosine_pairs, sample_cosines

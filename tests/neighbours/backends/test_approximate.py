@@ -13,11 +13,11 @@ import pytest
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
-from solo_gps.neighbours.backend import SearchConfig
-from solo_gps.neighbours.backends.faiss_here import find_faiss
+from solo_gps.neighbours.backends.faiss_here import installed_faiss
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.recall import overlap
 
-pytestmark = pytest.mark.skipif(find_faiss().version is None, reason="FAISS is not installed")
+pytestmark = pytest.mark.skipif(installed_faiss().version is None, reason="FAISS is not installed")
 
 
 def points(folder=None, images=2000):

@@ -8,7 +8,7 @@ import pytest
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import find
-from solo_gps.neighbours.backends.faiss_here import find_faiss
+from solo_gps.neighbours.backends.faiss_here import installed_faiss
 from solo_gps.neighbours.filters.clusters import communities, kmeans_clusters
 from solo_gps.neighbours.filters.graph import edges, hubness, in_degree, keep_edges, members_of, multi_hop, mutual, same_group
 from solo_gps.neighbours.filters.radii import adaptive_radius, cut_table, quantile_radius
@@ -153,7 +153,7 @@ def three_blobs():
     return np.repeat(np.eye(3) * 10, 40, axis=0) + rng.standard_normal((120, 3)), np.repeat(np.arange(3), 40)
 
 
-@pytest.mark.skipif(find_faiss().version is None, reason="FAISS is not installed")
+@pytest.mark.skipif(installed_faiss().version is None, reason="FAISS is not installed")
 @pytest.mark.parametrize("space", ["euclidean", "cosine"])
 def test_kmeans_finds_three_blobs(space):
     array, truth = three_blobs()

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from omegaconf import OmegaConf
+from config_keys import composed, defaults
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError
@@ -12,19 +10,13 @@ from solo_gps.plugins import registered
 from solo_gps.samplers.pnn.config import PnnConfig
 from solo_gps.samplers.pnn.sampler import Pnn
 
-GROUPS = Path(__file__).parents[3] / "configs" / "sampler"
-
 
 def test_the_yaml_group_lists_every_key_with_its_default():
-    group = OmegaConf.load(GROUPS / "pnn.yaml")
-    assert parse(group.sampler.pnn, PnnConfig, "sampler.pnn") == PnnConfig()
-    assert set(group.sampler.pnn) == set(PnnConfig.__dataclass_fields__)
+    assert composed("+sampler=pnn")["sampler"]["pnn"] == defaults(PnnConfig)
 
 
 def test_the_yaml_groups_of_gps_and_pnn_merge():
-    gps, pnn = (OmegaConf.load(GROUPS / f"{name}.yaml") for name in ("gps", "pnn"))
-    both = OmegaConf.merge(gps, pnn)
-    assert list(both.sampler) == ["gps", "pnn"]
+    assert list(composed("+sampler=[gps,pnn]")["sampler"]) == ["gps", "pnn"]
 
 
 @pytest.mark.parametrize(

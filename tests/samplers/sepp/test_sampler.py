@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+from config_keys import composed, defaults
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError
 from solo_gps.interfaces import Embeddings, Pairs
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.samplers.sepp.config import SeppConfig, Window
 from solo_gps.samplers.sepp.sampler import Sepp
 
@@ -222,9 +221,7 @@ def test_the_seed_of_the_node_comes_before_the_recipes():
 
 
 def test_the_yaml_group_lists_every_key_with_its_default():
-    group = OmegaConf.load(Path(__file__).parents[3] / "configs" / "sampler" / "sepp.yaml")
-    assert parse(group.sampler.sepp, SeppConfig, "sampler.sepp") == SeppConfig()
-    assert set(group.sampler.sepp) == set(SeppConfig.__dataclass_fields__)
+    assert composed("+sampler=sepp")["sampler"]["sepp"] == defaults(SeppConfig)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""The recipe's ``search`` node, and the numbers of neighbours that may be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.errors import ConfigError, DataError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """The node ``search`` of a recipe. The metric is no key here: it comes with the embeddings."""
+
+    backend: str = "auto"
+    """Name of a registered backend: torch, faiss, faiss_gpu, faiss_ivf, faiss_hnsw, faiss_cagra, or auto."""
+
+    device: str = "auto"
+    """Where to compute: cpu, cuda, or auto (CUDA when torch sees a GPU)."""
+
+    memory_mib: int = 256
+    """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
+
+    gpu_memory_mib: int = 4096
+    """The same on the GPU, where larger blocks are faster."""
+
+    max_ball: int = 1024
+    """Radius search: the largest ball allowed, in images. A larger one stops the search with a suggested radius."""
+
+    recall_floor: float = 0.95
+    """Approximate backends: lowest recall accepted; below it the effort is raised, then a warning is given."""
+
+    recall_sample: int = 1000
+    """Approximate backends: number of randomly drawn images whose neighbours are compared with the exact ones."""
+
+    effort: int = 0
+    """Approximate backends: lists probed (IVF), efSearch (HNSW) or itopk (CAGRA) to start from; 0 chooses it."""
+
+    lists: int = 0
+    """IVF: number of lists; 0 chooses about 4 times the square root of N."""
+
+    links: int = 16
+    """HNSW and CAGRA: links of each node in the graph."""
+
+    gpus: int = 0
+    """faiss_gpu: number of GPUs; 0 takes all that are visible."""
+
+    shard: bool = False
+    """faiss_gpu on several GPUs: split the points over them (for sets larger than one GPU) instead of replicating them."""
+
+    float16: bool = False
+    """faiss_gpu: store points as float16. Candidates only: distances of the table are float32 either way."""
+
+    seed: int = 0
+    """Seed of the recall sample and of the clustering inside IVF."""
+
+    distributed: bool = True
+    """Share the queries among the ranks when torch.distributed is initialised; then every rank must call the search."""
+
+    def __post_init__(self) -> None:
+        check_choice("device", self.device, DEVICES)
+        for key, least in (
+            ("memory_mib", 16),
+            ("gpu_memory_mib", 16),
+            ("max_ball", 1),
+            ("recall_sample", 1),
+            ("links", 4),
+        ):
+            check_at_least(key, getattr(self, key), least)
+        for key in ("effort", "lists", "gpus"):
+            check_at_least(key, getattr(self, key), 0)
+        check_seed(self.seed)
+        if not 0 <= self.recall_floor <= 1:
+            raise ValueError(f"recall_floor={self.recall_floor} must be between 0 and 1.")
+
+    def budget(self, device: str) -> int:
+        """Returns the working memory in bytes on ``"cpu"`` or ``"cuda"``."""
+        return (self.memory_mib if device == "cpu" else self.gpu_memory_mib) << 20
+
+
+def check_neighbours(images: int, k: int) -> None:
+    """Raises :class:`DataError` unless 1 <= k < N."""
+    if k < 1:
+        raise ConfigError(f"k={k}: wanted at least 1 neighbour.")
+    if k >= images:
+        raise DataError(f"k={k} neighbours of N={images} images: each has only {images - 1}. Use k <= {images - 1}.")

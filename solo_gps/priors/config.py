@@ -1,0 +1,351 @@
+"""The keys of every prior, checked. A misspelt word is judged by these alone, so nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from solo_gps.config import check_at_least, check_choice, check_seed
+
+SPACES = ("euclidean", "cosine")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+STORAGES = ("float32", "float16")
+AUGMENTATIONS = ("none", "flip", "crop", "simclr")
+LIBRARIES = ("auto", "torchvision", "timm")
+STEMS = ("auto", "imagenet", "small")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALLEST_MAP = 4
+
+RUNTIME_KEYS = ("space", "batch_size", "num_workers", "device", "cache_dir")
+"""Keys that say how the work is done, or what the embedding is used for, but do not change the embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Keys that every prior has."""
+
+    name: str = ""
+    """Registered name of the encoder."""
+    space: str = "euclidean"
+    """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine``."""
+    batch_size: int = 256
+    """Images of one forward pass, and of one block of the cache."""
+    num_workers: int = -1
+    """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
+    device: str = "auto"
+    """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
+    precision: str = "auto"
+    """Autocast of the forward pass: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` on CUDA and ``fp32`` elsewhere."""
+    storage: str = "float32"
+    """Type of the numbers in the cache: ``float32`` or ``float16`` (half the disk)."""
+    augmentation: str = "none"
+    """``none``, ``flip`` (random horizontal), ``crop`` (random resized, and flip) or ``simclr`` (crop, flip, colour, grey)."""
+    draws: int = 1
+    """Draws of the augmentation for each image; the embedding is their mean."""
+    seed: int = 0
+    """Seed of a prior that is trained or random, and of the augmentation."""
+    cache_dir: str | None = None
+    """Folder of all caches; ``null`` takes the environment variable SOLO_GPS_CACHE, or ``~/.cache/solo_gps``."""
+
+    def __post_init__(self) -> None:
+        check_choice("space", self.space, SPACES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("storage", self.storage, STORAGES)
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, -1)
+        check_at_least("draws", self.draws, 1)
+        check_seed(self.seed)
+        if self.augmentation == "none" and self.draws > 1:
+            raise ValueError(f"draws={self.draws} needs an augmentation: without one every draw is the same image.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheapConfig(PriorConfig):
+    """Keys of priors without a network."""
+
+    precision: str = "fp32"
+    """As in every prior, but full precision unless asked otherwise: this encoder is cheap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayConfig(CheapConfig):
+    """Keys of ``prior=array``."""
+
+    name: str = "array"
+    """Registered name of the encoder."""
+    path: str | None = None
+    """A .npy file of (N, D) numbers, row i for image i in the order of the training set. Required."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path:
+            raise ValueError("path is missing: name the .npy file, for example prior.path=embeddings.npy.")
+        if self.augmentation != "none":
+            raise ValueError(f"augmentation={self.augmentation!r} cannot act on embeddings that are already made.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelsConfig(CheapConfig):
+    """Keys of ``prior=pixels``."""
+
+    name: str = "pixels"
+    """Registered name of the encoder."""
+    image_size: int = 32
+    """Images are squeezed to this side; the embedding has 3 x side x side dimensions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("image_size", self.image_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaConfig(CheapConfig):
+    """Keys of ``prior=pca``."""
+
+    name: str = "pca"
+    """Registered name of the encoder."""
+    image_size: int = 32
+    """Images are squeezed to this side before the analysis."""
+    dimensions: int = 64
+    """Number of components; fewer when the images span fewer."""
+    whiten: float = 0.0
+    """Power of whitening: 0 keeps the variances, 1 makes them all equal."""
+    fit_images: int = 10000
+    """The components are found from at most this many images, evenly spaced over the set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("image_size", "dimensions", "fit_images"):
+            check_at_least(key, getattr(self, key), 1)
+        if not 0 <= self.whiten <= 1:
+            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesConfig(CheapConfig):
+    """Keys of ``prior=patches``, the default prior."""
+
+    name: str = "patches"
+    """Registered name of the encoder."""
+    space: str = "cosine"
+    """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine`` (purer for this encoder)."""
+    image_size: int = 32
+    """Images are squeezed to this side."""
+    patch_size: int = 6
+    """Side of a patch in pixels."""
+    stride: int = 2
+    """Pixels between neighbouring patches."""
+    centroids: int = 128
+    """Size of the dictionary."""
+    regions: int = 3
+    """Features are averaged over regions x regions parts of the image."""
+    dimensions: int = 128
+    """Principal components that are kept; fewer when the images span fewer."""
+    whiten: float = 0.5
+    """Power of whitening of the components: 0 keeps the variances, 1 makes them all equal."""
+    fit_images: int = 10000
+    """The dictionary and the components are learned from at most this many images, evenly spaced over the set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("patch_size", "stride", "centroids", "regions", "dimensions", "fit_images"):
+            check_at_least(key, getattr(self, key), 1)
+        check_at_least("image_size", self.image_size, self.patch_size)
+        if not 0 <= self.whiten <= 1:
+            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedConfig(PriorConfig):
+    """Keys of priors that train a network on the target set."""
+
+    image_size: int = 32
+    """Images are squeezed to this side: 8, 16, 32, 64, ..."""
+    dimensions: int = 64
+    """Dimensions of the embedding."""
+    width: int = 32
+    """Channels of the first stage; each further stage doubles them."""
+    epochs: int = 30
+    """Passes over the images, at most."""
+    patience: int = 5
+    """Stop after so many epochs without a lower loss on held-out images."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of Adam; it falls to zero along a half cosine."""
+    train_batch_size: int = 128
+    """Images of one optimiser step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages(self.image_size)
+        for key in ("dimensions", "width", "epochs", "patience", "train_batch_size"):
+            check_at_least(key, getattr(self, key), 1)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
+        if self.precision == "fp16":
+            raise ValueError("precision='fp16' is not for training; use bf16 or fp32.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(FittedConfig):
+    """Keys of ``prior=autoencoder``."""
+
+    name: str = "autoencoder"
+    """Registered name of the encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig(FittedConfig):
+    """Keys of ``prior=vae``."""
+
+    name: str = "vae"
+    """Registered name of the encoder."""
+    noise: float = 0.1
+    """Standard deviation of a pixel in [0, 1] around its reconstruction: smaller keeps more detail."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.noise > 0:
+            raise ValueError(f"noise={self.noise} must be above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(PriorConfig):
+    """Keys of priors that run a frozen network."""
+
+    layers: list[str] = field(default_factory=list)
+    """Layers to concatenate, as in ``named_modules``; ``output`` is the network's own, which an empty list means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(NetworkConfig):
+    """Keys of ``prior=random``."""
+
+    name: str = "random"
+    """Registered name of the encoder."""
+    architecture: str = "resnet18"
+    """Name of the network in its library."""
+    library: str = "auto"
+    """``torchvision``, ``timm``, or ``auto``: torchvision for ResNets, else timm."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the network's constructor."""
+    image_size: int = 64
+    """Images are squeezed to this side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("library", self.library, LIBRARIES)
+        check_at_least("image_size", self.image_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionConfig(NetworkConfig):
+    """Keys of ``prior=torchvision``."""
+
+    name: str = "torchvision"
+    """Registered name of the encoder."""
+    model: str = "resnet50"
+    """Name of the network, as ``torchvision.models.list_models()`` gives it."""
+    weights: str | None = "DEFAULT"
+    """Name of the pretrained weights, for example ``IMAGENET1K_V2`` (downloaded once by torchvision); ``null``: random."""
+    checkpoint: str | None = None
+    """A local file with the network's weights, in place of a download; ``weights`` then only gives the preprocessing."""
+    image_size: int | None = None
+    """Side of the square that the network sees; ``null`` takes that of the weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None:
+            check_at_least("image_size", self.image_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig(NetworkConfig):
+    """Keys of ``prior=timm``."""
+
+    name: str = "timm"
+    """Registered name of the encoder."""
+    model: str = "resnet18.a1_in1k"
+    """Name of the model, with its tag, as ``timm.list_models(pretrained=True)`` gives it."""
+    pretrained: bool = True
+    """Whether to take the pretrained weights (downloaded once by timm); false gives random weights from ``seed``."""
+    checkpoint: str | None = None
+    """A local file with the model's weights, in place of a download."""
+    image_size: int | None = None
+    """Side of the square that the model sees; ``null`` takes the model's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None:
+            check_at_least("image_size", self.image_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(NetworkConfig):
+    """Keys of ``prior=checkpoint``."""
+
+    name: str = "checkpoint"
+    """Registered name of the encoder."""
+    path: str | None = None
+    """A .ckpt, .pth, .pt or .safetensors file. Required. Pickled code in it is never run."""
+    architecture: str = "resnet18"
+    """Name of the network: torchvision's, timm's, or solo-learn's (vit_tiny, swin_tiny, ...)."""
+    library: str = "auto"
+    """``torchvision``, ``timm``, or ``auto``: torchvision for ResNets, as in solo-learn, else timm."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the network's constructor, such as solo-learn's ``backbone.kwargs`` (patch_size, img_size, ...)."""
+    stem: str = "auto"
+    """First layers of a ResNet: ``imagenet``, ``small`` (solo-learn's for CIFAR), or ``auto``, by the weights in the file."""
+    prefix: str | None = None
+    """Part of the weights' names to strip, for example ``momentum_backbone.``; ``null`` finds the one that fits."""
+    image_size: int = 224
+    """Side of the square that the network sees."""
+    resize: int | None = None
+    """The shorter side is scaled to this before the crop; ``null``: image_size / 0.875, or image_size up to 96."""
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    """Mean of each channel that the network was trained with."""
+    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    """Standard deviation of each channel that the network was trained with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path:
+            raise ValueError("path is missing: name the checkpoint, for example prior.path=model.ckpt.")
+        check_choice("library", self.library, LIBRARIES)
+        check_choice("stem", self.stem, STEMS)
+        check_at_least("image_size", self.image_size, 1)
+        if self.resize is not None:
+            check_at_least("resize", self.resize, self.image_size)
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean={self.mean} and std={self.std} must have three numbers each, those of std above 0.")
+
+
+def stages(image_size: int) -> int:
+    """Number of halvings from ``image_size`` to a 4 x 4 map.
+
+    Raises:
+        ValueError: ``image_size`` is not 8, 16, 32, 64, ...
+    """
+    count = (image_size // SMALLEST_MAP).bit_length() - 1
+    if image_size < 2 * SMALLEST_MAP or SMALLEST_MAP << count != image_size:
+        raise ValueError(f"image_size={image_size} must be a power of two, at least {2 * SMALLEST_MAP} (8, 16, 32, 64, ...).")
+    return count
+
+
+CONFIGS: dict[str, type[PriorConfig]] = {
+    config.name: config
+    for config in (
+        ArrayConfig,
+        AutoencoderConfig,
+        CheckpointConfig,
+        PatchesConfig,
+        PcaConfig,
+        PixelsConfig,
+        RandomConfig,
+        TimmConfig,
+        TorchvisionConfig,
+        VaeConfig,
+    )
+}
+"""Of the priors that come with solo-gps, by name."""

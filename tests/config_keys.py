@@ -1,0 +1,126 @@
+"""The keys of the config groups: as Hydra composes them, as their dataclasses have them, and as the docs list them.
+
+python tests/config_keys.py    # writes the tables of keys in docs/ anew, between their markers
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from solo_gps.guide.check import make_samplers
+from solo_gps.guide.refresh_config import RefreshConfig
+from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.plugins import registered
+from solo_gps.priors.base import PriorConfig
+
+ROOT = Path(__file__).parents[1]
+TABLES = re.compile(r"(<!-- keys: (?P<of>[a-z ]+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)
+
+
+def composed(*typed: str, folder: Path = ROOT / "configs") -> dict[str, Any]:
+    """Returns what overrides such as ``+prior=timm`` compose; ``folder`` comes first on the search path."""
+    with initialize_config_dir(version_base="1.2", config_dir=str(folder)):
+        return OmegaConf.to_container(compose(overrides=list(typed)))  # type: ignore[return-value]
+
+
+def defaults(schema: type) -> dict[str, Any]:
+    """Returns the keys of a group's dataclass with their defaults."""
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(schema)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    name: str
+    type: str
+    default: str
+    sentence: str
+
+    def row(self) -> str:
+        return f"| `{self.name}` | {self.type} | {self.default} | {self.sentence} |"
+
+
+def keys(schema: type) -> list[Key]:
+    """Returns the keys of a group's dataclass, those that it inherits included, in their order."""
+    sentences, values = _sentences(schema), defaults(schema)
+    return [
+        Key(
+            field.name,
+            re.sub(
+                r"list\[(\w+)\]",
+                r"list of \1",
+                str(field.type).replace(" | None", " or null").replace("dict[str, Any]", "mapping"),
+            ),
+            _as_typed(values[field.name]),
+            sentences[field.name],
+        )
+        for field in dataclasses.fields(schema)
+    ]
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@cache
+def _sentences(schema: type) -> dict[str, str]:
+    """Field name to the text below it, in the class itself or in the nearest that it derives from."""
+    found: dict[str, str] = {}
+    for cls in reversed([cls for cls in schema.__mro__ if dataclasses.is_dataclass(cls)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                text = " ".join(str(below.value.value).split())
+                found[ast.unparse(field.target)] = text.replace("``", "`").replace("|", r"\|")
+    return found
+
+
+def sampler_config(name: str) -> type:
+    """Returns the dataclass of a sampler's keys."""
+    return type(make_samplers(OmegaConf.create({"sampler": {name: None}}))[name].config)
+
+
+def table(of: str) -> str:
+    """Returns the rows of one table: ``refresh``, ``search``, ``prior``, ``each prior`` or ``sampler NAME``."""
+    if of == "each prior":
+        return _table_of_priors()
+    shared = {"refresh": RefreshConfig, "search": SearchConfig, "prior": PriorConfig}
+    schema = shared[of] if of in shared else sampler_config(of.removeprefix("sampler "))
+    lines = ["| key | type | default | |", "|---|---|---|---|", *(key.row() for key in keys(schema))]
+    return "\n".join(lines) + "\n"
+
+
+def _table_of_priors() -> str:
+    """What a prior has beside the shared keys, or has another default for; a key that several share is one row."""
+    shared, rows = set(keys(PriorConfig)), {}
+    for name, encoder in registered("register_encoders").items():
+        for key in keys(encoder.config_class):
+            if key not in shared and key.name != "name":
+                rows.setdefault(key, []).append(f"`{name}`")
+    lines = ["| prior | key | type | default | |", "|---|---|---|---|---|"]
+    lines += [f"| {', '.join(names)} {key.row()}" for key, names in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def with_tables(text: str) -> str:
+    """Returns a page with its tables of keys as the dataclasses have them."""
+    return TABLES.sub(lambda found: f"{found[1]}{table(found['of'])}{found[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        page.write_text(with_tables(page.read_text()))
