@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from solo_gps.guide.check import make_samplers
 from solo_gps.guide.refresh_config import RefreshConfig
-from solo_gps.neighbours.backend import SearchConfig
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.plugins import registered
 from solo_gps.priors.base import PriorConfig
 
