@@ -8,6 +8,7 @@ import torch
 
 from solo_gps.errors import our_part
 from solo_gps.guide.record import KEY
+from solo_gps.interfaces import ShownCrops
 
 if TYPE_CHECKING:
     from solo_gps.guide.run import Activation
@@ -48,6 +49,8 @@ class _Guided:
     """What is the same for every method and generation; stands before the host's class in the method resolution order."""
 
     _activation: Activation
+    shown_crops: ShownCrops | None
+    """What the crops of the current training batch show; ``None`` in a step by hand."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         loaded = kwargs.pop(KEY, None) is not None  # a checkpoint's hyper-parameters hold the record, and its own recipe
@@ -55,8 +58,7 @@ class _Guided:
         with our_part("building the guided method"):
             self._activation.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
             self._activation.pairing.attach(self)  # type: ignore[arg-type]
-        self._crop_targets: list[torch.Tensor] | None = None
-        self._crop_images: list[torch.Tensor] | None = None
+        self.shown_crops = None
         self._described = False
         self._crops_seen = {"online": 0, "momentum": 0}
         if getattr(self, "knn_eval", False):
@@ -79,12 +81,13 @@ class _Guided:
             return batch
         items, crops, targets = batch
         with our_part("telling which image each crop shows"):
-            indices, self._crop_targets = self._activation.describe(items, targets, num_crops=len(crops))
-            self._crop_images = self._activation.images_shown(items, num_crops=len(crops))
+            indices, self.shown_crops = self._activation.describe(items, targets, num_crops=len(crops))
         self._described = True
         return [indices, crops, targets]
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if not self._described:  # a step by hand: what is known is of an earlier batch
+            self.shown_crops = None
         with our_part("starting a step"):
             self._activation.check_step(self, described=self._described)
         self._described = False
@@ -96,17 +99,17 @@ class _Guided:
 
     def _targets_of_next_crop(self, branch: str, targets: torch.Tensor) -> torch.Tensor:
         """The host calls its classifiers once a large crop, in order, each time with the anchors' targets."""
-        if not self.training or self._crop_targets is None:  # type: ignore[attr-defined]
+        if not self.training or self.shown_crops is None:  # type: ignore[attr-defined]
             return targets
         crop = self._crops_seen[branch]
         self._crops_seen[branch] = crop + 1
-        return self._crop_targets[crop]
+        return self.shown_crops.targets[crop]
 
     def _label_knn_bank(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The host repeats the anchors' targets crop by crop and may drop the unknown; so do we, with the positives'."""
-        if self._crop_targets is None or kwargs.get("train_targets") is None:
+        if self.shown_crops is None or kwargs.get("train_targets") is None:
             return args, kwargs
-        large = self._crop_targets[: self.num_large_crops]  # type: ignore[attr-defined]
+        large = self.shown_crops.targets[: self.num_large_crops]  # type: ignore[attr-defined]
         anchors, targets = large[0].repeat(len(large)), torch.cat(large)
         targets = torch.where(targets == -1, anchors, targets)
         if len(kwargs["train_targets"]) != len(targets):

@@ -29,7 +29,7 @@ from solo_gps.guide.trainer_callback import trainer_callback
 from solo_gps.hosts.data_folder import check_batch
 from solo_gps.hosts.detect import Host, detect_host
 from solo_gps.hosts.images import host_images
-from solo_gps.interfaces import ImageSet, Pairs, read_only
+from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, read_only
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager, wrapped
 
@@ -216,44 +216,36 @@ class Activation:
         with read_write(recipe), open_dict(recipe):
             recipe.name = name if name.endswith(self._suffix) else f"{name}{self._suffix}"
 
-    def describe(
-        self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int
-    ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
-        """Turns the items of a batch into image indices, and says whose class each crop shows.
+    def describe(self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int) -> tuple[torch.Tensor, ShownCrops]:
+        """Turns the items of a batch into image indices, and says whose image and class each crop shows.
 
         Args:
-            items: (B,) int64 items of the guided set.
+            items: (B,) int64 items of the guided set; image indices when no sampler guides it.
             targets: (B,) int64 classes of the anchors.
             num_crops: Number of crops of the batch.
 
         Returns:
-            (B,) int64 image indices of the anchors (the items themselves for methods that remember items); and the (B,) int64
-            targets of each crop, or ``None`` when the set has no labels or no sampler guides it.
+            (B,) int64 image indices of the anchors (the items themselves for methods that remember items); and what each crop
+            shows.
         """
         if self.dataset is None:
             self.receipt.counts["items"] += len(items)
-            return items, None
+            return items, ShownCrops(images=(items,) * num_crops, targets=(targets,) * num_crops)
         if self._fitting is not None and self._announced_epoch is None:
             raise HostError(
                 "a training step got a batch of another loader than the guided one. Give the trainer the one that solo-learn's "
                 f"{self.host.loader_module.__name__}.prepare_dataloader made while the plugin was switched on."
             )
-        rows = items.cpu()
-        self.receipt.add(*self.dataset.rows(rows.numpy()), self.pairing.labels)
-        indices = items if facts_of(self.cfg.method).remembers_items else self.dataset.anchors[rows].to(items)
-        labels = self.pairing.labels
-        if labels is None:
-            return indices, None
-        of_positive = torch.from_numpy(labels)[self.dataset.positives[rows].long()].to(targets)
-        return indices, [of_positive if guided else targets for guided in self.dataset.from_positive[:num_crops]]
-
-    def images_shown(self, items: torch.Tensor, *, num_crops: int) -> list[torch.Tensor] | None:
-        """Returns the (B,) int64 image that each crop of the (B,) items shows, or ``None`` when no sampler guides the set."""
-        if self.dataset is None:
-            return None
-        rows = items.cpu()
-        anchors, positives = self.dataset.anchors[rows].to(items), self.dataset.positives[rows].to(items)
-        return [positives if guided else anchors for guided in self.dataset.from_positive[:num_crops]]
+        rows, labels = items.cpu(), self.pairing.labels
+        self.receipt.add(*self.dataset.rows(rows.numpy()), labels)
+        anchors, positives = self.dataset.anchors[rows].to(items), self.dataset.positives[rows]
+        theirs = targets if labels is None else torch.from_numpy(labels)[positives.long()].to(targets)
+        positives, guided = positives.to(items), self.dataset.from_positive[:num_crops]
+        shown = ShownCrops(
+            images=tuple(positives if positive else anchors for positive in guided),
+            targets=tuple(theirs if positive else targets for positive in guided),
+        )
+        return items if facts_of(self.cfg.method).remembers_items else anchors, shown
 
     def diagnostics(self) -> dict[str, float]:
         """Share of items whose positive is another image and, where labels exist, of those with the anchor's label."""

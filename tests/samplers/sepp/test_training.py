@@ -164,7 +164,7 @@ def test_pnn_acts_beside_sepp(recipe, train, known):
 @pytest.mark.parametrize("typed", ["+sampler=sepp", "+sampler=[gps,sepp]", "+sampler=[sepp,pnn]"])
 def test_every_key_can_be_typed(typed):
     from solo_gps.commands.recipes import compose_recipe
-    from solo_gps.samplers.sepp.sampler import SeppConfig
+    from solo_gps.samplers.sepp.config import SeppConfig
 
     keys = [f"sampler.sepp.{key}={'null' if value is None else value}" for key, value in vars(SeppConfig()).items()]
     cfg = compose_recipe("simclr_digits", [typed, *keys])
