@@ -86,7 +86,8 @@ def wrap_method(method: type, cfg: Mapping[str, Any]) -> type | None:
     """Wraps the method class after every sampler has acted on it.
 
     Args:
-        method: A subclass of the host's method class; not an instance.
+        method: A subclass of the host's method class; not an instance. In a training step, its ``shown_crops`` are the
+            :class:`solo_gps.interfaces.ShownCrops` of the batch.
         cfg: The whole recipe, read-only.
 
     Returns:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -76,6 +77,20 @@ class Pairs:
 
     anchors: np.ndarray
     positives: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCrops:
+    """Whose image and class each crop of a batch shows; a guided method has it as ``shown_crops`` from the batch's arrival on.
+
+    Attributes:
+        images: For each crop, the (B,) int64 index of the image that it shows, on the batch's device.
+        targets: For each crop, the (B,) int64 class of that image, on the batch's device; the host's own where the set has no
+            labels.
+    """
+
+    images: tuple[Tensor, ...]
+    targets: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

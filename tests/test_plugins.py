@@ -13,7 +13,7 @@ import pluggy
 import pytest
 
 from solo_gps import hookimpl, hookspecs, plugins
-from solo_gps.errors import ConfigError, UnknownNameError
+from solo_gps.errors import ConfigError, HostError, UnknownNameError
 
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
 DOCS = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text()
@@ -169,6 +169,48 @@ def test_wrap_and_watch_hooks_are_reached_in_training(manager, recipe, train):
     manager.register(Watcher())
     train(recipe(max_epochs=2, sampler={"gps": {"k": 3}}, prior={"name": "pixels"}))
     assert seen == {"tables": [("gps", (48, 3), 48)], "epochs": [(0, 48), (1, 48)], "items": 96, "steps": 12}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("sampler", [{"gps": {"k": 3}}, {"pnn": {}}])
+def test_a_plugin_reads_whose_image_and_label_each_crop_shows(sampler, manager, recipe, train):
+    import torch
+
+    drawn, shown = [], []
+
+    class Reader:
+        @hookimpl
+        def wrap_method(self, method):
+            class Reading(method):
+                def training_step(self, batch, batch_idx):
+                    shown.append((batch, self.shown_crops))
+                    return super().training_step(batch, batch_idx)
+
+            return Reading
+
+        @hookimpl
+        def on_epoch_pairs(self, pairs, labels):
+            drawn.append((dict(zip(pairs.anchors.tolist(), pairs.positives.tolist(), strict=True)), labels))
+
+    manager.register(Reader())
+    run = train(recipe("nnclr", max_epochs=1, sampler=sampler, prior={"name": "pixels"} if "gps" in sampler else None))
+    assert len(shown) == 6
+    for (images, crops, targets), crop in shown:
+        assert len(crops) == len(crop.images) == len(crop.targets) == 2
+        assert torch.equal(crop.images[0], images)
+        assert torch.equal(crop.targets[0], targets)
+        if "gps" in sampler:
+            ((positive, labels),) = drawn
+            assert crop.images[1].tolist() == [positive[image] for image in images.tolist()]
+            assert crop.images[1].tolist() != images.tolist()
+            assert crop.targets[1].tolist() == labels[crop.images[1]].tolist()
+        else:
+            assert torch.equal(crop.images[1], images)
+            assert torch.equal(crop.targets[1], targets)
+        assert {tensor.dtype for tensor in (*crop.images, *crop.targets)} == {torch.int64}
+    with pytest.raises(HostError):
+        run.model.training_step(shown[0][0], 0)  # by hand: nobody told what this batch shows
+    assert run.model.shown_crops is None
 
 
 @pytest.mark.host

@@ -94,9 +94,10 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
     from solo_gps.evaluation.gallery import draw_exhibits
     from solo_gps.runtime.devices import pick_device
     from solo_gps.runtime.progress import Progress
+    from solo_gps.samplers.sepp.config import SeppConfig
     from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines
     from solo_gps.samplers.sepp.pairs import draw_images
-    from solo_gps.samplers.sepp.sampler import SeppConfig, near_duplicates, number_to_draw
+    from solo_gps.samplers.sepp.sampler import near_duplicates, number_to_draw
     from solo_gps.samplers.sepp.sweep import QUANTILES, VALUES, sweep_thresholds
 
     config = parse({"fraction": options.fraction, "images": options.images}, SeppConfig, "sepp sweep")

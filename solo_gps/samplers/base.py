@@ -81,5 +81,8 @@ class Sampler:
         return {}
 
     def wrap_method(self, method: type, cfg: Mapping[str, Any]) -> type:
-        """Returns the method class to train in place of ``method``: itself, or a subclass."""
+        """Returns the method class to train in place of ``method``: itself, or a subclass.
+
+        In a training step, its ``shown_crops`` are the :class:`solo_gps.interfaces.ShownCrops` of the batch.
+        """
         return method

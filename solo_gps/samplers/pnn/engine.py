@@ -25,8 +25,8 @@ class Step:
     """One training step while it runs.
 
     Attributes:
-        images: For each large view, the (B,) int64 image index that it shows.
-        labels: For each large view, the (B,) int64 class that it shows, -1 where unknown.
+        images: For each view, the (B,) int64 image index that it shows.
+        labels: For each view, the (B,) int64 class that it shows, -1 where unknown.
         slow_keys: For each large view, the (B, D) key of the slow copy; empty without one.
         outs: What the base class handed to the method's step; empty until it did.
         view: The view that the current pass replaces, or that the next call of find_nn is about.
@@ -36,8 +36,8 @@ class Step:
         generators: View to the source of its draws and noise.
     """
 
-    images: list[Tensor]
-    labels: list[Tensor]
+    images: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
     slow_keys: list[Tensor] = field(default_factory=list)
     outs: dict[str, Any] = field(default_factory=dict)
     view: int = 0

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from solo_gps.errors import HostError
-from solo_gps.interfaces import Embeddings
+from solo_gps.interfaces import Embeddings, ShownCrops
 from solo_gps.methods import Place
 from solo_gps.samplers.pnn.config import PnnConfig
 from solo_gps.samplers.pnn.engine import Engine, Step
@@ -77,6 +77,7 @@ class PnnFront(Kind):
     """Stands in front of the method: owns the support set, runs the method's step, then enqueues once."""
 
     _pnn_engine: ClassVar[Callable[..., Engine]]
+    shown_crops: ShownCrops | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,15 +120,12 @@ class PnnFront(Kind):
         return loss
 
     def _pnn_start(self, batch: Any) -> Step:
-        host: Any = self
         images, crops, targets = batch
-        large = host.num_large_crops
-        step = Step(
-            images=getattr(self, "_crop_images", None) or [images] * large,
-            labels=getattr(self, "_crop_targets", None) or [targets] * large,
-        )
+        large = self.num_large_crops
+        shown = self.shown_crops or ShownCrops(images=(images,) * large, targets=(targets,) * large)
+        step = Step(images=shown.images, labels=shown.targets)
         if self.pnn_slow is not None:
-            step.slow_keys = self.pnn_slow.keys(host, list(crops[:large]))
+            step.slow_keys = self.pnn_slow.keys(self, crops[:large])
         return step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *rest: Any) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from solo_gps.errors import DataError
 from solo_gps.runtime.arrays import as_tensor, chunks
 from solo_gps.runtime.determinism import true_float32
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
 
 _LARGEST_SIDE = 4096  # larger tiles multiply no faster
 _BYTES_PER_PRODUCT = 12  # the product, the masks, and the temporaries of comparisons
@@ -167,8 +164,6 @@ def sample_cosines(array: np.ndarray, *, images: int = 4096, seed: int = 0) -> N
     Returns:
         (P,) float32, ascending; up to the rounding of a float32 product.
     """
-    import torch
-
     if len(array) > images:
         array = array[np.sort(np.random.default_rng(seed).choice(len(array), images, replace=False))]
     found = [tile.products[torch.isfinite(tile.products)].cpu() for tile in UnitRows(array).tiles()]
@@ -189,8 +184,6 @@ class _Collector:
 
     def take(self, tile: Tile) -> None:
         """Adds the pairs of one tile."""
-        import torch
-
         finite = tile.products if tile.row != tile.column else tile.products[torch.isfinite(tile.products)]
         if not finite.numel():
             return
@@ -206,25 +199,21 @@ class _Collector:
 
     def _count_above(self, tile: Tile, bound: float, most: float) -> None:
         """Pairs that are above the window whatever the rounding."""
-        import torch
-
         number = int((tile.products > bound).count_nonzero())
         self._above += number
         full = len(self._examples) == self._most_examples
         kept = min(number, self._most_examples)
         if kept and not (full and most <= self._example_cosines[-1]):
-            place = torch.topk(tile.products.reshape(-1), kept).indices.cpu().numpy()
+            flat = torch.topk(tile.products.reshape(-1), kept).indices.cpu().numpy()
             width = tile.products.shape[1]
-            self._remember(place // width + tile.row, place % width + tile.column)
+            self._remember(flat // width + tile.row, flat % width + tile.column)
 
     def _judge(self, tile: Tile, near: torch.Tensor) -> None:
         """Pairs that may be in the window: the exact cosine decides."""
-        import torch
-
         number = int(near.count_nonzero())
         if self._number + number > self._max_pairs + 1000:
             self._refuse(self._number + number)
-        i, j = (place.cpu().numpy() for place in torch.nonzero(near, as_tuple=True))
+        i, j = (axis.cpu().numpy() for axis in torch.nonzero(near, as_tuple=True))
         i, j = i + tile.row, j + tile.column
         cosines = self._rows.cosines(i, j)
         inside, above = (cosines >= self._low) & (cosines <= self._high), cosines > self._high
@@ -286,8 +275,6 @@ def _normalise(array: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float
 
 def _product(rows: torch.Tensor, columns: torch.Tensor, buffer: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The buffer, made if there is none, and the (R, C) products in it."""
-    import torch
-
     if buffer is None:
         buffer = torch.empty(len(rows) * len(columns), dtype=torch.float32, device=rows.device)
     products = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
@@ -297,6 +284,4 @@ def _product(rows: torch.Tensor, columns: torch.Tensor, buffer: torch.Tensor | N
 
 
 def _not_above_diagonal(products: torch.Tensor) -> torch.Tensor:
-    import torch
-
     return torch.ones(products.shape, dtype=torch.bool, device=products.device).tril_()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solo_gps.interfaces import Pairs
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 DRAW_IMAGES, DRAW_RANDOM_PAIRS, DRAW_EPOCH, DRAW_PARTNERS = range(4)  # streams of one seed
 ALIKE = 1 - 1e-6  # a larger cosine is that of the same image twice
@@ -205,3 +202,16 @@ def picture_rows(pairs: NDArray[np.integer], rows: int, columns: int) -> tuple[N
     for row, members in enumerate(leads.values()):
         partners[row, : len(members)] = members[:columns]
     return np.array(list(leads), np.int32), partners
+
+
+def coverage(first: NDArray[np.integer], second: NDArray[np.integer]) -> int:
+    """Returns the number of different images in pairs."""
+    return len(np.unique(np.concatenate([first, second])))
+
+
+def pairs_purity(first: NDArray[np.integer], second: NDArray[np.integer], labels: NDArray[np.integer] | None) -> float | None:
+    """Returns the share of pairs of one class among those with both classes known, or ``None`` without any."""
+    if labels is None:
+        return None
+    known = (labels[first] >= 0) & (labels[second] >= 0)
+    return float((labels[first] == labels[second])[known].mean()) if known.any() else None

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from solo_gps.config import check_at_least, check_choice, check_seed
 from solo_gps.embeddings.store import cache_root
 from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Exhibit, Pairs
@@ -19,69 +17,18 @@ from solo_gps.methods import facts_of
 from solo_gps.runtime.progress import duration
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.sepp import pairs as sepp_pairs
-from solo_gps.samplers.sepp.search import SemanticPairs, Window, coverage, pairs_purity, search_pairs
+from solo_gps.samplers.sepp.config import SeppConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from solo_gps.interfaces import Embeddings
+    from solo_gps.samplers.sepp.search import SemanticPairs
     from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
 
-MODES = ("append", "replace")
-SELECTIONS = ("window", "random")
 EXHIBIT_ROWS, EXHIBIT_COLUMNS = 24, 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeppConfig:
-    """Keys under ``sampler.sepp``."""
-
-    fraction: float = 0.1
-    """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
-    images: int | None = None
-    """Number K of images to draw, in place of ``fraction``."""
-    low: float = 0.96
-    """Smallest cosine of a pair, inclusive (the paper's for its encoder; other priors: `solo-gps sepp sweep`)."""
-    high: float = 0.99
-    """Largest cosine of a pair, inclusive; pairs above it are near-duplicates: counted and shown, not trained on."""
-    low_quantile: float | None = None
-    """Place ``low`` at this quantile of all pairs' cosines, for example 0.999; in place of its value."""
-    high_quantile: float | None = None
-    """Place ``high`` at this quantile of all pairs' cosines; in place of its value."""
-    per_image: int | None = None
-    """Most pairs that one image may be in, the most alike first; null sets no cap."""
-    both: bool = False
-    """Whether a pair gives two items, each image once the anchor; else one, the image of the smaller index the anchor."""
-    mode: str = "append"
-    """append: pairs are items beside the N images (the paper); replace: a paired image's own item shows a partner."""
-    select: str = "window"
-    """window: the pairs between the thresholds; random: as many pairs drawn at random, the control."""
-    equal_budget: bool = False
-    """append: go through the longer set in epochs of N items, so that an epoch takes the steps that it takes without pairs."""
-    max_pairs: int = 10_000_000
-    """Most pairs that may be found; more is an error, before memory runs out."""
-    pictures: str | None = None
-    """Folder for pictures of near-duplicates; null is the folder ``sepp`` in the folder of caches."""
-    seed: int | None = None
-    """Seed of every draw; null takes the recipe's."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1; a number of images goes in `images`.")
-        for key, least in (("images", 2), ("per_image", 1), ("max_pairs", 1)):
-            if getattr(self, key) is not None:
-                check_at_least(key, getattr(self, key), least)
-        self.window.check()
-        check_choice("mode", self.mode, MODES)
-        check_choice("select", self.select, SELECTIONS)
-        check_seed(self.seed)
-
-    @property
-    def window(self) -> Window:
-        """The thresholds."""
-        return Window(low=self.low, high=self.high, low_quantile=self.low_quantile, high_quantile=self.high_quantile)
 
 
 class Sepp(Sampler):
@@ -115,6 +62,8 @@ class Sepp(Sampler):
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Draws images and finds, caps or replaces by random ones, their pairs."""
+        from solo_gps.samplers.sepp.search import search_pairs
+
         labels = space.images.labels
         if same_label and labels is None:
             raise DataError(
@@ -132,7 +81,7 @@ class Sepp(Sampler):
             max_pairs=self.config.max_pairs,
         )
         first, second = self._select(found, labels if same_label else None)
-        self.number_of_pairs, self.purity = len(first), pairs_purity(first, second, labels)
+        self.number_of_pairs, self.purity = len(first), sepp_pairs.pairs_purity(first, second, labels)
         self._log(found, first, second, images=len(space.images), seconds=time.perf_counter() - begun)
         self._exhibits = self._near_duplicates(found, embeddings)
         if self.config.both:
@@ -170,7 +119,7 @@ class Sepp(Sampler):
     def _log(
         self, found: SemanticPairs, first: NDArray[np.int32], second: NDArray[np.int32], *, images: int, seconds: float
     ) -> None:
-        covered, purity, random = coverage(first, second), self.purity, self.config.select == "random"
+        covered, purity, random = sepp_pairs.coverage(first, second), self.purity, self.config.select == "random"
         log.info(
             "sepp: %s%s pairs among %s images drawn of %s, %scosine %.4f to %.4f, found in %s; %.1f %% of the images drawn "
             "(%.1f %% of all) have a pair%s; %s; %s near-duplicate pairs above are left out",

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solo_gps.errors import DataError
+from solo_gps.interfaces import Embeddings
+from solo_gps.neighbours.config import SearchConfig
 from solo_gps.runtime.devices import pick_device
 from solo_gps.runtime.progress import Progress
+from solo_gps.samplers.sepp.config import Window
+from solo_gps.samplers.sepp.cosines import CosinePairs, UnitRows, find_cosine_pairs, sample_cosines
 from solo_gps.samplers.sepp.pairs import draw_images, suggest_window
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from solo_gps.interfaces import Embeddings
-    from solo_gps.neighbours.config import SearchConfig
-    from solo_gps.samplers.sepp.cosines import CosinePairs
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """Thresholds of the cosine, each by value or, where its quantile is given, by quantile of all pairs' cosines."""
-
-    low: float
-    high: float
-    low_quantile: float | None = None
-    high_quantile: float | None = None
-
-    def check(self) -> None:
-        """Raises ``ValueError`` for a threshold out of range or in the wrong order."""
-        for key in ("low", "high"):
-            if not -1 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key}={getattr(self, key)} must be a cosine, from -1 to 1.")
-        for key in ("low_quantile", "high_quantile"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{key}={value} must be a quantile, from 0 to 1.")
-        if self.low_quantile is None and self.high_quantile is None and self.low > self.high:
-            raise ValueError(f"low={self.low} must not be above high={self.high}.")
-        if self.low_quantile is not None and self.high_quantile is not None and self.low_quantile > self.high_quantile:
-            raise ValueError(f"low_quantile={self.low_quantile} must not be above high_quantile={self.high_quantile}.")
-
-    @property
-    def by_quantile(self) -> bool:
-        """Whether a threshold is placed by quantile."""
-        return self.low_quantile is not None or self.high_quantile is not None
-
-    def at(self, cosines: NDArray[np.float32]) -> tuple[float, float]:
-        """Returns the thresholds as cosines.
-
-        Args:
-            cosines: (P,) cosines of pairs, of which quantiles are taken.
-
-        Raises:
-            DataError: The lower one lies above the upper one.
-        """
-        low = self.low if self.low_quantile is None else float(np.quantile(cosines, self.low_quantile))
-        high = self.high if self.high_quantile is None else float(np.quantile(cosines, self.high_quantile))
-        if low > high:
-            raise DataError(
-                f"sampler.sepp: the lower threshold {low:.4f} lies above the upper one, {high:.4f}. Give both by value, "
-                "or both by quantile."
-            )
-        return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +66,6 @@ def search_pairs(
     Raises:
         DataError: No pair lies in the window, none there is of one class, or there are too many.
     """
-    from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines
-
     array = embeddings.array
     drawn = draw_images(len(array), images, seed)
     array = array if len(drawn) == len(array) else array[drawn]
@@ -163,16 +108,3 @@ def _what_to_try(sampled: NDArray[np.float32], found: CosinePairs, drawn: int) -
         f"pair an image), or by quantile sampler.sepp.low_quantile={quantile:.6g} sampler.sepp.high_quantile=1. "
         "`solo-gps sepp sweep` shows the choice."
     )
-
-
-def coverage(first: NDArray[np.integer], second: NDArray[np.integer]) -> int:
-    """Returns the number of different images in pairs."""
-    return len(np.unique(np.concatenate([first, second])))
-
-
-def pairs_purity(first: NDArray[np.integer], second: NDArray[np.integer], labels: NDArray[np.integer] | None) -> float | None:
-    """Returns the share of pairs of one class among those with both classes known, or ``None`` without any."""
-    if labels is None:
-        return None
-    known = (labels[first] >= 0) & (labels[second] >= 0)
-    return float((labels[first] == labels[second])[known].mean()) if known.any() else None

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from solo_gps.errors import ConfigError
 from solo_gps.runtime.files import whole_file
+from solo_gps.samplers.sepp.cosines import Tile, UnitRows
 from solo_gps.samplers.sepp.pairs import suggest_window
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
-    from solo_gps.samplers.sepp.cosines import Tile, UnitRows
 
 VALUES = (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999)
 QUANTILES = (0.9, 0.99, 0.999, 0.9999)
@@ -81,7 +77,7 @@ def sweep_thresholds(
 
     Args:
         rows: K points. A pair is counted by its float32 product: within about 1e-4 of a threshold, rounding may decide.
-        sampled: Ascending cosines, for quantiles and the suggestion (``neighbours.cosine_window.sample_cosines``).
+        sampled: Ascending cosines, for quantiles and the suggestion (:func:`solo_gps.samplers.sepp.cosines.sample_cosines`).
         labels: (K,) classes, -1 where unknown, or ``None``.
         values: Thresholds as cosines.
         quantiles: Thresholds as quantiles of all pairs' cosines.
@@ -108,8 +104,6 @@ class _Counts:
     """Pairs in each band between neighbouring thresholds, and the largest cosine of each image."""
 
     def __init__(self, images: int, bounds: NDArray[np.float32], labels: NDArray[np.integer] | None) -> None:
-        import torch
-
         self.best = np.full(images, -np.inf, np.float32)
         self.lowest = np.inf
         self._bounds = torch.from_numpy(bounds)
@@ -118,8 +112,6 @@ class _Counts:
 
     def take(self, tile: Tile) -> None:
         """Adds one tile."""
-        import torch
-
         products = tile.products
         if products.numel() > 1 or tile.row != tile.column:
             of_rows, of_columns = (products.amax(dim=axis).cpu().numpy() for axis in (1, 0))
@@ -133,15 +125,13 @@ class _Counts:
             self._count(products[start : start + step], tile.row + start, tile.column)
 
     def _count(self, products: torch.Tensor, row: int, column: int) -> None:
-        import torch
-
         found = products >= float(self._bounds[0])
         band = torch.bucketize(products[found].cpu(), self._bounds, right=True) - 1
         size = len(self._bounds)
         self._pairs += torch.bincount(band, minlength=size).numpy()
         if self._labels is None:
             return
-        i, j = (place.cpu() for place in torch.nonzero(found, as_tuple=True))
+        i, j = (axis.cpu() for axis in torch.nonzero(found, as_tuple=True))
         first, second = self._labels[i + row], self._labels[j + column]
         known = (first >= 0) & (second >= 0)
         self._known += torch.bincount(band[known], minlength=size).numpy()

@@ -11,8 +11,8 @@ from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError, RefusedMethodError
 from solo_gps.interfaces import Embeddings, Pairs
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.samplers.sepp.sampler import Sepp, SeppConfig
-from solo_gps.samplers.sepp.search import Window
+from solo_gps.samplers.sepp.config import SeppConfig, Window
+from solo_gps.samplers.sepp.sampler import Sepp
 
 # Six directions. Cosines: 0-1 and 1-2 24/25 = 0.96 (0-2: 0.8432), 3-4 1 (copies), 3 and 4 with 5 0.8; all others at most 0.28.
 DIRECTIONS = np.array([[1, 0, 0, 0], [24, 7, 0, 0], [527, 336, 0, 0], [0, 0, 1, 0], [0, 0, 2, 0], [0, 0, 4, 3]], np.float32)

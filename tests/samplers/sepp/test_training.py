@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
 from solo_gps.errors import DataError, RefusedMethodError
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host
@@ -164,7 +164,7 @@ def test_pnn_acts_beside_sepp(recipe, train, known):
 @pytest.mark.parametrize("typed", ["+sampler=sepp", "+sampler=[gps,sepp]", "+sampler=[sepp,pnn]"])
 def test_every_key_can_be_typed(typed):
     from solo_gps.commands.recipes import compose_recipe
-    from solo_gps.samplers.sepp.sampler import SeppConfig
+    from solo_gps.samplers.sepp.config import SeppConfig
 
     keys = [f"sampler.sepp.{key}={'null' if value is None else value}" for key, value in vars(SeppConfig()).items()]
     cfg = compose_recipe("simclr_digits", [typed, *keys])
@@ -230,7 +230,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from omegaconf import OmegaConf
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.commands.pretrain import pretrain
 

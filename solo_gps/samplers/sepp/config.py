@@ -1,0 +1,111 @@
+"""The keys of SePP; no torch, so that a misspelt one costs a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.errors import DataError
+
+MODES = ("append", "replace")
+SELECTIONS = ("window", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Thresholds of the cosine, each by value or, where its quantile is given, by quantile of all pairs' cosines."""
+
+    low: float
+    high: float
+    low_quantile: float | None = None
+    high_quantile: float | None = None
+
+    def check(self) -> None:
+        """Raises ``ValueError`` for a threshold out of range or in the wrong order."""
+        for key in ("low", "high"):
+            if not -1 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be a cosine, from -1 to 1.")
+        for key in ("low_quantile", "high_quantile"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{key}={value} must be a quantile, from 0 to 1.")
+        if self.low_quantile is None and self.high_quantile is None and self.low > self.high:
+            raise ValueError(f"low={self.low} must not be above high={self.high}.")
+        if self.low_quantile is not None and self.high_quantile is not None and self.low_quantile > self.high_quantile:
+            raise ValueError(f"low_quantile={self.low_quantile} must not be above high_quantile={self.high_quantile}.")
+
+    @property
+    def by_quantile(self) -> bool:
+        """Whether a threshold is placed by quantile."""
+        return self.low_quantile is not None or self.high_quantile is not None
+
+    def at(self, cosines: NDArray[np.float32]) -> tuple[float, float]:
+        """Returns the thresholds as cosines.
+
+        Args:
+            cosines: (P,) cosines of pairs, of which quantiles are taken.
+
+        Raises:
+            DataError: The lower one lies above the upper one.
+        """
+        low = self.low if self.low_quantile is None else float(np.quantile(cosines, self.low_quantile))
+        high = self.high if self.high_quantile is None else float(np.quantile(cosines, self.high_quantile))
+        if low > high:
+            raise DataError(
+                f"sampler.sepp: the lower threshold {low:.4f} lies above the upper one, {high:.4f}. Give both by value, "
+                "or both by quantile."
+            )
+        return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeppConfig:
+    """Keys under ``sampler.sepp``."""
+
+    fraction: float = 0.1
+    """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
+    images: int | None = None
+    """Number K of images to draw, in place of ``fraction``."""
+    low: float = 0.96
+    """Smallest cosine of a pair, inclusive (the paper's for its encoder; other priors: `solo-gps sepp sweep`)."""
+    high: float = 0.99
+    """Largest cosine of a pair, inclusive; pairs above it are near-duplicates: counted and shown, not trained on."""
+    low_quantile: float | None = None
+    """Place ``low`` at this quantile of all pairs' cosines, for example 0.999; in place of its value."""
+    high_quantile: float | None = None
+    """Place ``high`` at this quantile of all pairs' cosines; in place of its value."""
+    per_image: int | None = None
+    """Most pairs that one image may be in, the most alike first; null sets no cap."""
+    both: bool = False
+    """Whether a pair gives two items, each image once the anchor; else one, the image of the smaller index the anchor."""
+    mode: str = "append"
+    """append: pairs are items beside the N images (the paper); replace: a paired image's own item shows a partner."""
+    select: str = "window"
+    """window: the pairs between the thresholds; random: as many pairs drawn at random, the control."""
+    equal_budget: bool = False
+    """append: go through the longer set in epochs of N items, so that an epoch takes the steps that it takes without pairs."""
+    max_pairs: int = 10_000_000
+    """Most pairs that may be found; more is an error, before memory runs out."""
+    pictures: str | None = None
+    """Folder for pictures of near-duplicates; null is the folder ``sepp`` in the folder of caches."""
+    seed: int | None = None
+    """Seed of every draw; null takes the recipe's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1; a number of images goes in `images`.")
+        for key, least in (("images", 2), ("per_image", 1), ("max_pairs", 1)):
+            if getattr(self, key) is not None:
+                check_at_least(key, getattr(self, key), least)
+        self.window.check()
+        check_choice("mode", self.mode, MODES)
+        check_choice("select", self.select, SELECTIONS)
+        check_seed(self.seed)
+
+    @property
+    def window(self) -> Window:
+        """The thresholds."""
+        return Window(low=self.low, high=self.high, low_quantile=self.low_quantile, high_quantile=self.high_quantile)
