@@ -22,9 +22,9 @@ from solo_gps.neighbours.exact.recall import reach_recall
 from solo_gps.neighbours.exact.workspace import Workspace, open_workspace
 from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
 from solo_gps.neighbours.resolve import resolve_search
-from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.determinism import true_float32
 from solo_gps.runtime.progress import duration
+from solo_gps.runtime.ranks import training_ranks
 
 log = logging.getLogger(__name__)
 
@@ -174,13 +174,13 @@ def _bar(points: Points) -> Iterator[Callable[[int], None]]:
 
 
 def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
-    total, distributed = len(work.points.exact), work.config.distributed
+    total, ranks = len(work.points.exact), training_ranks(work.config.distributed)
     count = min(k + 1, total)
     if not backend.exact:
         facts["recall"] = reach_recall(work, backend, count)
     with _bar(work.points) as progress:
-        keys = nearest_points(work, backend, count, ranks.share_of(total, distributed), progress)
-    keys = ranks.gather_rows(keys, total, distributed)
+        keys = nearest_points(work, backend, count, ranks.share_of(total), progress)
+    keys = ranks.gather_numbers(keys)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)
     missing = int((indices < 0).any(axis=1).sum())
     if missing:
