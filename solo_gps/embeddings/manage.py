@@ -14,7 +14,7 @@ from typing import Any
 from solo_gps.embeddings.fingerprint import LENGTH
 from solo_gps.embeddings.store import NAME, PARTIAL, build_lock, cache_root, mend, open_cache, read_manifest
 from solo_gps.errors import CacheError, did_you_mean
-from solo_gps.runtime.store import verify_manifest
+from solo_gps.runtime.store import is_under_way, verify_manifest
 
 REMOVED = ".removed-"
 """Beginning of the name that a folder has while it is removed: no cache any more, whatever is left of it."""
@@ -98,9 +98,8 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
             open_cache(folder, space="", images=manifest["images"])
         except CacheError as error:
             problems = [str(error)]
-    # Locks, and what a killed build left under a hidden name, are the store's own: the next build takes them over.
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".lock"}
-    return problems + [f"{folder / name} does not belong to this cache." for name in sorted(names - known)]
+    foreign = [path for path in sorted(folder.iterdir()) if path.name not in known and not is_under_way(path)]
+    return problems + [f"{path} does not belong to this cache." for path in foreign]
 
 
 def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:

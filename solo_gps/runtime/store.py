@@ -52,6 +52,13 @@ def locked(path: Path, waiting: str) -> Iterator[None]:
         lock.release()
 
 
+def is_under_way(path: Path) -> bool:
+    """Whether a file is a lock, or what a build under way, or a killed one, has of an artefact without a manifest yet."""
+    locks = [*path.parent.glob("*.lock"), *path.parent.glob(f"{LOCKS}/*.lock")]
+    stems = tuple(lock.name.removesuffix(".lock").removesuffix(".json") + "." for lock in locks)
+    return path.name.startswith((".", *stems))
+
+
 def file_of(manifest: Path, name: str) -> Path:
     """The file that a manifest calls ``name``."""
     return manifest.with_name(name if "." in name else f"{manifest.stem}.{name}.npy")
