@@ -13,16 +13,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
-from solo_gps.embeddings.manifest import NAME, write_manifest
 from solo_gps.embeddings.partial import Partial, missing_blocks
-from solo_gps.embeddings.store import ARRAY, PARTIAL, STATE
+from solo_gps.embeddings.store import ARRAY, FORMAT, NAME, PARTIAL, STATE
 from solo_gps.errors import CacheError, DataError
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
@@ -31,6 +29,7 @@ from solo_gps.runtime.determinism import plain_float32
 from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
+from solo_gps.runtime.store import write_manifest
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -231,6 +230,7 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
     if left:
         raise CacheError(f"{partial.folder}: rows {left[0].start} to {left[0].stop} were changed while building. Run again.")
     values = {
+        "format": FORMAT,
         "fingerprint": folder.name,
         "images": images,
         "dimensions": dimensions,
@@ -246,11 +246,11 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
         "versions": {
             "solo_gps": sys.modules["solo_gps"].__version__,
             "torch": torch.__version__,
-            "numpy": numpy.__version__,
+            "numpy": np.__version__,
         },
     }
     files = [ARRAY, STATE] if encoder.trained else [ARRAY]
-    write_manifest(partial.folder, values, files)
+    write_manifest(partial.folder / NAME, values, {file: {} for file in files})
     partial.keep_only([NAME, *files])
     os.replace(partial.folder, folder)
     logger.debug(

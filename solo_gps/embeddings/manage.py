@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from solo_gps.embeddings.fingerprint import LENGTH
-from solo_gps.embeddings.manifest import NAME, read_manifest, unseal
-from solo_gps.embeddings.store import PARTIAL, build_lock, cache_root, open_cache
+from solo_gps.embeddings.store import NAME, PARTIAL, build_lock, cache_root, mend, open_cache, read_manifest
 from solo_gps.errors import CacheError, did_you_mean
-from solo_gps.runtime.files import file_digest
+from solo_gps.runtime.store import is_under_way, verify_manifest
 
 REMOVED = ".removed-"
 """Beginning of the name that a folder has while it is removed: no cache any more, whatever is left of it."""
@@ -72,7 +71,7 @@ def show(fingerprint: str, cache_dir: str | None = None) -> dict[str, Any]:
 
 
 def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
-    """Reads every byte of a cache and compares it with the manifest.
+    """Reads every byte of a cache, and of what was derived from it, and compares it with the manifests.
 
     Args:
         fingerprint: Its fingerprint, or the first few digits of it.
@@ -89,21 +88,18 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         manifest = read_manifest(_whole(folder))
     except CacheError as error:
         return [str(error)]
-    problems, known = _check_files(folder, NAME, manifest["files"])
+    problems, known = [], set()
+    for path in sorted(folder.glob("*.json")):
+        found, names = verify_manifest(path, mend(folder) if path.name == NAME else f"Delete {path.name} to have it built again.")
+        problems += found
+        known |= names
     if not problems:
         try:
             open_cache(folder, space="", images=manifest["images"])
         except CacheError as error:
             problems = [str(error)]
-    for table in sorted(folder.glob("neighbours-*.json")):
-        more_problems, more_known = _check_table(table)
-        problems += more_problems
-        known |= more_known
-    # What a killed search leaves beside the embeddings, and the next search of that table takes over.
-    for lock in folder.glob("neighbours-*.lock"):
-        known |= {lock.name, *(path.name for kind in ("npy", "tmp") for path in folder.glob(f"{lock.stem}.*{kind}"))}
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
-    return problems + [f"{folder / name} does not belong to this cache." for name in foreign]
+    foreign = [path for path in sorted(folder.iterdir()) if path.name not in known and not is_under_way(path)]
+    return problems + [f"{path} does not belong to this cache." for path in foreign]
 
 
 def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
@@ -122,7 +118,7 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
             _delete(leftover)
         folder = _find(fingerprint, cache_dir)
         info = _info(folder)
-        with build_lock(root, info.fingerprint):
+        with build_lock(root / info.fingerprint):
             doomed = folder.with_name(f"{REMOVED}{folder.name}")
             folder.rename(doomed)
             _delete(doomed)
@@ -139,29 +135,6 @@ def _delete(folder: Path) -> None:
     while folder.exists():
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
-
-
-def _check_table(manifest: Path) -> tuple[list[str], set[str]]:
-    """Checks a neighbour table that lies beside the embeddings, by its own manifest."""
-    stem = manifest.name.removesuffix(".json")
-    known = {manifest.name, f"{stem}.lock", *(path.name for path in manifest.parent.glob(f"{stem}.*.npy"))}
-    try:
-        entries = unseal(manifest.read_bytes())["files"]
-    except (OSError, ValueError, KeyError):
-        return [f"{manifest} is damaged or was edited. Delete it to have the table built again."], known
-    problems, files = _check_files(manifest.parent, manifest.name, {f"{stem}.{kind}.npy": entries[kind] for kind in entries})
-    return problems, files | known
-
-
-def _check_files(folder: Path, manifest: str, entries: Mapping[str, Any]) -> tuple[list[str], set[str]]:
-    """Compares the bytes of files with their manifest; returns what is wrong, and the names that belong to it."""
-    mend = f"Remove it: solo-gps cache remove {folder.name}"
-    problems = [
-        f"{folder / file} is damaged: its bytes are not those that {manifest} names. {mend}"
-        for file, entry in entries.items()
-        if not (folder / file).is_file() or file_digest(folder / file) != entry["sha256"]
-    ]
-    return problems, {manifest, *entries}
 
 
 def _folders(root: Path, prefix: str = "") -> Iterator[Path]:

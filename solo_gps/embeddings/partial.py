@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from solo_gps.embeddings.npy import header
 from solo_gps.embeddings.store import ARRAY
 from solo_gps.errors import CacheError
 from solo_gps.runtime.files import whole_file
+from solo_gps.runtime.store import open_array
 
 JOURNAL = "finished"
 
@@ -35,50 +37,43 @@ class Partial:
 
     def __init__(self, folder: Path, shape: tuple[int, int], dtype: str, rank: int = 0) -> None:
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
-        self._row = shape[1] * self.dtype.itemsize
-        self._header = header(shape, self.dtype)
         self._path = folder / ARRAY
         self._journal = folder / f"{JOURNAL}-{rank}.jsonl"
 
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        return len(self._header) + self.shape[0] * self._row
-
     def create(self) -> None:
-        """Makes the file with room for all rows, unless the one at hand has the right header and size.
+        """Makes the file with room for all rows, unless the one at hand is of this array.
 
         Raises:
             CacheError: The disk is too full.
         """
-        if self._fits():
+        with suppress(CacheError):
+            self._rows()
             return
         for journal in self.folder.glob(f"{JOURNAL}-*.jsonl"):
             journal.unlink()
-        free = shutil.disk_usage(self.folder).free
-        if free < self.size:
+        free, size = shutil.disk_usage(self.folder).free, math.prod(self.shape) * self.dtype.itemsize
+        if free < size:
             raise CacheError(
-                f"{self.folder.parent} has {free / 1e9:,.1f} GB free, the embeddings need {self.size / 1e9:,.1f} GB. Free some, "
+                f"{self.folder.parent} has {free / 1e9:,.1f} GB free, the embeddings need {size / 1e9:,.1f} GB. Free some, "
                 "set prior.cache_dir, or use prior.storage=float16."
             )
-        with whole_file(self._path, locked=True) as unfinished, open(unfinished, "wb") as file:
-            file.write(self._header)
-            file.truncate(self.size)
+        with whole_file(self._path, locked=True) as unfinished:
+            np.lib.format.open_memmap(unfinished, "w+", self.dtype, self.shape)
 
     def finished(self) -> list[tuple[int, int]]:
         """Row ranges ``(start, stop)`` of the blocks whose bytes match a journal, sorted, without overlaps."""
         entries = sorted({entry for journal in self.folder.glob(f"{JOURNAL}-*.jsonl") for entry in _entries(journal)})
         whole: list[tuple[int, int]] = []
-        with open(self._path, "rb") as file:
-            for start, stop, digest in entries:
-                if (whole and start < whole[-1][1]) or not 0 <= start < stop <= self.shape[0]:
-                    continue
-                file.seek(len(self._header) + start * self._row)
-                if hashlib.sha256(file.read((stop - start) * self._row)).hexdigest() == digest:
-                    whole.append((start, stop))
+        rows = self._rows()
+        for start, stop, digest in entries:
+            if (whole and start < whole[-1][1]) or not 0 <= start < stop <= self.shape[0]:
+                continue
+            if hashlib.sha256(rows[start:stop].data).hexdigest() == digest:
+                whole.append((start, stop))
         return whole
 
     def __enter__(self) -> Partial:
+        self._offset = self._rows().offset
         self._file = os.open(self._path, os.O_WRONLY)
         self._log = open(self._journal, "ab", buffering=0)
         self._log.write(b"\n")  # ends a line that a kill cut short
@@ -88,7 +83,7 @@ class Partial:
         """Writes rows (B, D) from row ``start`` on, then enters the block in the journal."""
         assert (rows.dtype, rows.shape[1:]) == (self.dtype, self.shape[1:]), (rows.dtype, rows.shape)
         data = rows.tobytes()
-        offset = len(self._header) + start * self._row
+        offset = self._offset + start * self.shape[1] * self.dtype.itemsize
         view = memoryview(data)
         while view:
             count = os.pwrite(self._file, view, offset)
@@ -106,11 +101,8 @@ class Partial:
             if path.name not in files:
                 path.unlink()
 
-    def _fits(self) -> bool:
-        if not self._path.is_file() or self._path.stat().st_size != self.size:
-            return False
-        with open(self._path, "rb") as file:
-            return file.read(len(self._header)) == self._header
+    def _rows(self) -> np.memmap:
+        return open_array(self._path, self.shape, str(self.dtype), "Run again.")
 
 
 def missing_blocks(images: int, batch_size: int, finished: list[tuple[int, int]]) -> list[range]:

@@ -90,7 +90,7 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
 def _build_locked(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None) -> bool:
     """Builds unless another process just did; returns whether this one built."""
     ranks = ranks or Ranks()
-    with build_lock(folder.parent, folder.name) if ranks.first else nullcontext():
+    with build_lock(folder) if ranks.first else nullcontext():
         if ranks.share(folder.exists()):
             return False
         build_cache(images, encoder, description, folder, ranks)

@@ -194,7 +194,7 @@ def _all_rows(
                 error = problem
             ranks.all_agree(error)
             padded = torch.nn.functional.pad(rows, (0, 0, 0, len(parts[0]) - len(rows)))
-            for block, gathered in zip(parts, ranks.gather_rows(padded.contiguous()), strict=False):
+            for block, gathered in zip(parts, ranks.gather_rows(padded).split(len(padded)), strict=False):
                 array = gathered[: len(block)].cpu().numpy()
                 _check_finite(array, block)
                 yield block.start, array

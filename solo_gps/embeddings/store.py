@@ -1,30 +1,22 @@
-"""Where caches lie, how one is opened, and the lock under which one is built."""
+"""Where caches lie, and how one is opened."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-
-from solo_gps.embeddings.manifest import read_manifest
-from solo_gps.embeddings.npy import read_header
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import Embeddings
+from solo_gps.runtime import store
 
-logger = logging.getLogger("solo_gps.embeddings")
-
+NAME = "manifest.json"
+FORMAT = 1
 ARRAY = "embeddings.npy"
 STATE = "encoder.safetensors"
 PARTIAL = ".partial"
-LOCKS = ".locks"
 ENVIRONMENT = "SOLO_GPS_CACHE"
-REMIND_SECONDS = 30.0
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
@@ -39,11 +31,30 @@ def make_root(root: Path) -> None:
         CacheError: It cannot be written.
     """
     try:
-        (root / LOCKS).mkdir(parents=True, exist_ok=True)
+        (root / store.LOCKS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(
             f"the cache folder {root} cannot be made: {error.strerror}. Set prior.cache_dir or {ENVIRONMENT} to one that can."
         ) from error
+
+
+def build_lock(folder: Path) -> AbstractContextManager[None]:
+    """The lock under which one cache is built or removed."""
+    return store.locked(folder, "prior: another process is building these embeddings")
+
+
+def mend(folder: Path) -> str:
+    """What to do about a damaged cache."""
+    return f"Remove it: solo-gps cache remove {folder.name}"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads the manifest of a cache, checks it, and checks that each of its files has the recorded size.
+
+    Raises:
+        CacheError: It is missing, damaged or of another format, or a file is missing or truncated.
+    """
+    return store.read_manifest(folder / NAME, FORMAT, mend(folder))
 
 
 def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
@@ -59,43 +70,10 @@ def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
     """
     manifest = read_manifest(folder)
     if manifest.get("fingerprint") != folder.name:
-        raise CacheError(
-            f"{folder} holds the cache {manifest.get('fingerprint')}, not its own. Remove it: solo-gps cache remove {folder.name}"
-        )
-    array = _open_array(folder, manifest)
+        raise CacheError(f"{folder} holds the cache {manifest.get('fingerprint')}, not its own. {mend(folder)}")
+    array = store.open_array(folder / ARRAY, (manifest["images"], manifest["dimensions"]), manifest["dtype"], mend(folder))
     if len(array) != images:
         raise CacheError(f"{folder / ARRAY} has {len(array):,} rows for {images:,} images.")
     with suppress(OSError):  # the time of last use is a convenience; the cache may be read-only
-        os.utime(folder / "manifest.json")
+        os.utime(folder / NAME)
     return Embeddings(array=array, fingerprint=folder.name, folder=folder, space=space)
-
-
-def _open_array(folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
-    path = folder / ARRAY
-    mend = f"Remove it: solo-gps cache remove {folder.name}"
-    try:
-        shape, dtype, offset = read_header(path)
-    except (ValueError, OSError) as error:
-        raise CacheError(f"{path} is damaged: {error}. {mend}") from error
-    wanted = (manifest["images"], manifest["dimensions"], manifest["dtype"])
-    if (*shape, dtype) != wanted or path.stat().st_size != offset + np.dtype(dtype).itemsize * shape[0] * shape[1]:
-        raise CacheError(f"{path} holds {(*shape, dtype)}, the manifest says {wanted} (images, dimensions, type). {mend}")
-    return np.memmap(path, np.dtype(dtype), "r", offset, shape)
-
-
-@contextmanager
-def build_lock(root: Path, fingerprint: str) -> Iterator[None]:
-    """Holds the lock of one fingerprint; waits, with a line in the log every so often, while another process builds."""
-    lock = FileLock(root / LOCKS / f"{fingerprint}.lock")
-    patience = 1.0
-    while True:
-        try:
-            lock.acquire(timeout=patience)
-            break
-        except Timeout:
-            patience = REMIND_SECONDS
-            logger.info("prior: another process is building these embeddings; waiting for it (%s)", root / fingerprint)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -21,8 +21,8 @@ from solo_gps.guide.refresh import Refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, read_only
 from solo_gps.methods import facts_of
 from solo_gps.plugins import plugin_manager
-from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.progress import duration
+from solo_gps.runtime.ranks import training_ranks
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.space import PriorSpace
 
@@ -136,7 +136,7 @@ class Pairing:
         for name in self._refreshable:
             change = table_change(before.get(name), self.tables[name], self.labels)
             self._changes.update({f"refresh_{name}_{key}": value for key, value in change.items()})
-            if ranks.rank() == 0:
+            if training_ranks().first:
                 _log_refresh(name, epoch, self.refresh.config.of, time.perf_counter() - begun, change.get("kept"))
 
     def warn_if_never_refreshed(self, epochs: int) -> None:

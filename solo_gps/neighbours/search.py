@@ -21,9 +21,9 @@ from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.recall import reach_recall
 from solo_gps.neighbours.exact.workspace import Workspace
-from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.determinism import true_float32
 from solo_gps.runtime.progress import Progress, duration
+from solo_gps.runtime.ranks import training_ranks
 
 log = logging.getLogger(__name__)
 
@@ -151,19 +151,18 @@ def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
 
 
 def _progress(work: Workspace) -> Progress:
-    distributed = work.config.distributed
-    share = ranks.share_of(len(work.points.exact), distributed)
-    return Progress("neighbours", len(share), enabled=ranks.rank(distributed) == 0)
+    ranks = training_ranks(work.config.distributed)
+    return Progress("neighbours", len(ranks.share_of(len(work.points.exact))), enabled=ranks.first)
 
 
 def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
-    total, distributed = len(work.points.exact), work.config.distributed
+    total, ranks = len(work.points.exact), training_ranks(work.config.distributed)
     count = min(k + 1, total)
     if not backend.exact:
         facts["recall"] = reach_recall(work, backend, count)
     with _progress(work) as progress:
-        keys = nearest_points(work, backend, count, ranks.share_of(total, distributed), progress.update)
-    keys = ranks.gather_rows(keys, total, distributed)
+        keys = nearest_points(work, backend, count, ranks.share_of(total), progress.update)
+    keys = ranks.gather_numbers(keys)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)
     missing = int((indices < 0).any(axis=1).sum())
     if missing:

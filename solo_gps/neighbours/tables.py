@@ -13,12 +13,14 @@ import numpy as np
 
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import NeighbourTable
-from solo_gps.runtime import sharing as ranks
-from solo_gps.runtime.files import file_digest, seal, unseal, whole_file
+from solo_gps.runtime.files import whole_file
+from solo_gps.runtime.ranks import training_ranks
+from solo_gps.runtime.store import file_of, locked, open_array, read_manifest, verify_manifest, write_manifest
 
 # Raised when the formula of the distances, the order of ties or the files change.
 FORMAT = 2
-_ARRAYS = {"indices": np.dtype(np.int32), "distances": np.dtype(np.float32)}
+_ARRAYS = {"indices": "int32", "distances": "float32"}
+WAITING = "neighbours: another process is searching for these"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +60,13 @@ def load_or_build(
     Raises:
         CacheError: A stored table is damaged or of another request, or the folder cannot be written.
     """
-    from filelock import FileLock
-
     folder = Path(folder)
     manifest = folder / f"{request.name()}.json"
-    if ranks.size() > 1:
+    if training_ranks().world > 1:
         return _with_ranks(folder, request, build)
     if not manifest.exists():
         try:
-            lock = FileLock(folder / f"{request.name()}.lock")
-            with lock:
+            with locked(manifest, WAITING):
                 if not manifest.exists():
                     save(folder, request, *build())
         except OSError as error:
@@ -76,32 +75,30 @@ def load_or_build(
 
 
 def _with_ranks(folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]) -> NeighbourTable:
-    from filelock import FileLock
-
-    manifest = folder / f"{request.name()}.json"
-    if not ranks.first_says(manifest.exists()):
+    manifest, ranks = folder / f"{request.name()}.json", training_ranks()
+    if not ranks.share(manifest.exists()):
         table, facts = build()
-        if ranks.rank() == 0:
-            with FileLock(folder / f"{request.name()}.lock"):
-                save(folder, request, table, facts)
-        ranks.wait()
+        error = None
+        if ranks.first:
+            try:
+                with locked(manifest, WAITING):
+                    save(folder, request, table, facts)
+            except OSError as problem:
+                error = CacheError(f"{folder}: cannot write the neighbour table ({problem}). Make the folder writable.")
+        ranks.all_agree(error)
     return load(folder, request)
 
 
 def save(folder: Path, request: Request, table: NeighbourTable, facts: dict[str, object]) -> None:
     """Writes arrays, then the manifest that makes them valid; each under a temporary name, then renamed. Under the lock only."""
-    entry: dict[str, object] = {"format": FORMAT, "request": dataclasses.asdict(request), "facts": facts, "files": {}}
-    files: dict[str, object] = {}
+    manifest = folder / f"{request.name()}.json"
+    shapes = {}
     for kind in _ARRAYS:
         array = getattr(table, kind)
-        path = folder / f"{request.name()}.{kind}.npy"
-        with whole_file(path, locked=True) as unfinished, unfinished.open("wb") as file:
+        with whole_file(file_of(manifest, kind), locked=True) as unfinished, unfinished.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-        files[kind] = {"shape": list(array.shape), "sha256": file_digest(path)}
-    entry["files"] = files
-    manifest = folder / f"{request.name()}.json"
-    with whole_file(manifest, locked=True) as unfinished:
-        unfinished.write_bytes(seal(entry))
+        shapes[kind] = {"shape": list(array.shape)}
+    write_manifest(manifest, {"format": FORMAT, "request": dataclasses.asdict(request), "facts": facts}, shapes)
 
 
 def load(folder: Path, request: Request) -> NeighbourTable:
@@ -112,27 +109,13 @@ def load(folder: Path, request: Request) -> NeighbourTable:
     """
     manifest = folder / f"{request.name()}.json"
     mend = f"Delete {manifest.name} to have it built again."
-    try:
-        entry = unseal(manifest.read_bytes())
-        files = {kind: entry["files"][kind] for kind in _ARRAYS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{manifest}: cannot be read ({error!r}). {mend}") from error
-    if entry.get("format") != FORMAT or entry.get("request") != json.loads(json.dumps(dataclasses.asdict(request))):
+    entry = read_manifest(manifest, FORMAT, mend)
+    if entry["request"] != json.loads(json.dumps(dataclasses.asdict(request))):
         raise CacheError(f"{manifest}: belongs to another search than the one asked for. {mend}")
+    problems, _ = verify_manifest(manifest, mend)
+    if problems:
+        raise CacheError(problems[0])
+    shapes = {kind: entry["files"][kind]["shape"] for kind in _ARRAYS}
     return NeighbourTable(
-        **{kind: _load_array(folder / f"{request.name()}.{kind}.npy", facts, mend) for kind, facts in files.items()}
+        **{kind: open_array(file_of(manifest, kind), shapes[kind], dtype, mend) for kind, dtype in _ARRAYS.items()}
     )
-
-
-def _load_array(path: Path, facts: dict, mend: str) -> np.ndarray:
-    try:
-        digest = file_digest(path)
-        array = np.load(path, mmap_mode="r", allow_pickle=False) if digest == facts["sha256"] else None
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path}: cannot be read ({error}). {mend}") from error
-    if array is None:
-        raise CacheError(f"{path}: damaged, its checksum is {digest[:12]}, wanted {facts['sha256'][:12]}. {mend}")
-    kind = path.name.rsplit(".", 2)[1]
-    if array.dtype != _ARRAYS[kind] or list(array.shape) != facts["shape"]:
-        raise CacheError(f"{path}: wanted {_ARRAYS[kind]} {facts['shape']}, got {array.dtype} {list(array.shape)}. {mend}")
-    return array

@@ -1,4 +1,4 @@
-"""The processes that build one cache together: alone, or the ranks that torchrun started."""
+"""The processes that work together: this one alone, those that train together, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -62,13 +63,29 @@ class Ranks:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def gather_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the equally shaped rows of all ranks, on the device of these."""
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns the (B, ...) rows of all ranks one after the other, without gradient; B is the same in all of them."""
         if self.world == 1:
-            return [rows]
-        parts = [torch.empty_like(rows) for _ in range(self.world)]
-        dist.all_gather(parts, rows, group=self._group)
-        return parts
+            return rows
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.world)]
+        dist.all_gather(parts, rows.contiguous(), group=self._group)
+        return torch.cat(parts)
+
+    def gather_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the (P, ...) int64 numbers of all ranks one after the other; P may differ."""
+        if self.world == 1:
+            return numbers
+        lengths = self.gather(len(numbers))
+        nccl = dist.get_backend(self._group) == "nccl"
+        device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        padded = torch.zeros((max(1, *lengths), *numbers.shape[1:]), dtype=torch.int64, device=device)
+        padded[: len(numbers)] = torch.from_numpy(numbers)
+        parts = self.gather_rows(padded).cpu().split(len(padded))
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]).numpy()
+
+    def share_of(self, total: int) -> range:
+        """Consecutive ones of ``total`` rows, for this rank; shares differ by at most one row."""
+        return range(total * self.rank // self.world, total * (self.rank + 1) // self.world)
 
     def all_agree(self, error: BaseException | None = None) -> None:
         """Waits for every rank; when one brings an error, every rank raises."""
@@ -80,9 +97,9 @@ class Ranks:
             raise ConfigError("another rank failed: " + "; ".join(failed))
 
 
-def training_ranks() -> Ranks:
-    """The ranks that train together, in torch.distributed's own group; this process alone without it."""
-    if not (dist.is_available() and dist.is_initialized()):
+def training_ranks(distributed: bool = True) -> Ranks:
+    """The ranks that train together, in torch.distributed's own group; this process alone without it, or if not wanted."""
+    if not (distributed and dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 

@@ -75,6 +75,7 @@ def same_size(array: np.ndarray, path: Path) -> None:
         (lambda folder: _edit(folder / "manifest.json", "images"), "manifest.json is damaged or was edited"),
         (lambda folder: np.save(folder / "embeddings.npy", np.zeros((6, 4), np.float32)), r"holds \(6, 4, 'float32'\)"),
         (lambda folder: np.save(folder / "embeddings.npy", np.zeros((12, 2), np.int32)), r"holds \(12, 2, 'int32'\)"),
+        (lambda folder: np.save(folder / "embeddings.npy", np.zeros(24, np.float32)), r"holds \(24, 'float32'\)"),
     ],
 )
 def test_use_refuses_by_name_with_the_mend(folder: Path, digit_images: Any, damage: Any, text: str) -> None:
@@ -124,6 +125,26 @@ def test_neighbour_tables_beside_the_embeddings_are_verified_too(folder: Path, d
         path.write_bytes(whole)
     (folder / "neighbours-old.indices.npy").write_bytes(b"")
     assert verify(folder.name) == [f"{folder / 'neighbours-old.indices.npy'} does not belong to this cache."]
+
+
+def test_a_table_of_before_is_found_and_what_a_killed_search_left_is_nobodys_business(
+    folder: Path, digit_images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests of tables did not name sizes; locks lay beside the tables."""
+    from solo_gps.neighbours import find
+    from solo_gps.runtime.files import seal, unseal
+
+    table = find(embed(digit_images, PRIOR), None, k=3)
+    (path,) = folder.glob("neighbours-*.json")
+    values = unseal(path.read_bytes())
+    for entry in values["files"].values():
+        del entry["bytes"]
+    path.write_bytes(seal(values))
+    path.with_suffix(".lock").touch()
+    path.with_name(f".{path.stem}.indices.npy.part").write_bytes(b"1")
+    monkeypatch.setattr("solo_gps.neighbours.search.prepare", lambda _: pytest.fail("searched again"))
+    assert find(embed(digit_images, PRIOR), None, k=3).indices.tolist() == table.indices.tolist()
+    assert verify(folder.name) == []
 
 
 def test_listing_shows_what_there_is_and_removes_nothing(folder: Path, digit_images: Any) -> None:

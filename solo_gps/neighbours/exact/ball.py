@@ -13,7 +13,7 @@ from solo_gps.neighbours.exact.fitting import advise_radius
 from solo_gps.neighbours.exact.nearest import member_slices, rows_to_table
 from solo_gps.neighbours.exact.prepare import Points
 from solo_gps.neighbours.exact.workspace import Workspace
-from solo_gps.runtime import sharing as ranks
+from solo_gps.runtime.ranks import training_ranks
 
 _SAMPLE = 256
 
@@ -37,7 +37,8 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
     seen = _sample_sizes(work, radius)
     # Counts are of different vectors and rounded; only a clear excess is refused at once, the rest in its block.
     largest = int(seen.max()) if seen.max() > 1.01 * config.max_ball + 1 else 0
-    share = ranks.share_of(len(points.exact), config.distributed)
+    ranks = training_ranks(config.distributed)
+    share = ranks.share_of(len(points.exact))
     keys, counts = [np.empty(0, np.int64)], np.zeros(len(share), np.int64)
     for start in range(share.start, share.stop, step):
         if largest > config.max_ball:
@@ -50,15 +51,15 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
         keys.append(key)
         progress(stop - start)
     # All ranks refuse together: they look for a better radius together too.
-    largest = ranks.largest(largest, config.distributed)
+    largest = max(ranks.gather(largest))
     if largest > config.max_ball:
         raise DataError(
             f"radius={radius:g}: a ball holds {largest} images, more than search.max_ball={config.max_ball}; in a sample of "
             f"{len(seen)}, balls hold {seen.min()} to {seen.max()} (median {np.median(seen):.0f}). "
             f"{advise_radius(work, backend).text()}"
         )
-    all_counts = ranks.gather_rows(counts[:, None], len(points.exact), config.distributed)[:, 0]
-    all_keys = ranks.gather_ragged(np.concatenate(keys), config.distributed)
+    all_counts = ranks.gather_numbers(counts)
+    all_keys = ranks.gather_numbers(np.concatenate(keys))
     return _table(points, all_counts, all_keys)
 
 

@@ -11,7 +11,7 @@ from solo_gps.neighbours.backend import SearchBackend
 from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.exact.rerank import unpack_key
 from solo_gps.neighbours.exact.workspace import Workspace
-from solo_gps.runtime import sharing as ranks
+from solo_gps.runtime.ranks import training_ranks
 
 NEIGHBOURS = 10  # in the ball of the median image: the default k
 GOOD_SHARE = 0.5
@@ -64,10 +64,10 @@ def advise_radius(work: Workspace, backend: SearchBackend, share: float = GOOD_S
         share: Share of the images that should have a neighbour.
     """
     points, config = work.points, work.config
-    total, images = len(points.exact), len(points.groups.group_of)
+    total, images, ranks = len(points.exact), len(points.groups.group_of), training_ranks(config.distributed)
     k = min(NEIGHBOURS, images - 1, config.max_ball)
-    keys = nearest_points(work, backend, min(k + 1, total), ranks.share_of(total, config.distributed))
-    keys = ranks.gather_rows(keys, total, config.distributed)
+    keys = nearest_points(work, backend, min(k + 1, total), ranks.share_of(total))
+    keys = ranks.gather_numbers(keys)
     _, distances = expand_groups(keys, points.groups, points.factor, k)
     nearest, last = distances[:, 0].astype(np.float64), distances[:, -1].astype(np.float64)
     share = max(share, 1 / images)
@@ -97,7 +97,8 @@ def largest_radius(work: Workspace, start: float) -> float:
     fitting while the radius shrinks for those after it.
     """
     points, config = work.points, work.config
-    share = ranks.share_of(len(points.exact), config.distributed)
+    ranks = training_ranks(config.distributed)
+    share = ranks.share_of(len(points.exact))
     radius, first, rows = start, share.start, 1
     while first < share.stop:
         stop = min(first + rows, share.stop)
@@ -109,8 +110,7 @@ def largest_radius(work: Workspace, start: float) -> float:
         radius = min(radius, float(work.table_distance(excess).min(initial=np.inf)))
         # Blocks grow: a start that takes in all images costs one ball of all, not a block of them.
         first, rows = stop, min(2 * rows, work.near.rows_per_block)
-    bits = int(np.float64(radius).view(np.int64))  # of floats not below 0: in the order of the floats
-    return float(np.int64(-ranks.largest(-bits, config.distributed)).view(np.float64))
+    return float(min(ranks.gather(radius)))
 
 
 def _quantile(values: np.ndarray, share: float) -> float:

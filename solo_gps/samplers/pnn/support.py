@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from solo_gps.errors import SoloGpsError
+from solo_gps.runtime.ranks import training_ranks
 
 NOBODY = -1
 
@@ -227,8 +227,4 @@ def combine(keys: Tensor, z: Tensor, rows: Tensor, valid: Tensor, *, average: bo
 
 def gather_rows(x: Tensor) -> Tensor:
     """Returns the rows of all ranks, in the order of the ranks, without gradient."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    return training_ranks().gather_rows(x)
