@@ -10,15 +10,16 @@ against float64 on the CPU. Peers run on as many queries as fit their share of t
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from harness import Report, parser
+
+from solo_gps.neighbours.backends.faiss_here import installed_faiss
+from solo_gps.runtime.files import write_text
 
 K = 50
 PEER_SECONDS = 75.0
@@ -126,79 +127,59 @@ def check(array: np.ndarray, indices: np.ndarray) -> dict[str, object]:
     }
 
 
-def suite(images: int, columns: int, memory_mib: int) -> dict[str, object]:
+COLUMNS = {
+    "search": "search",
+    "seconds": "seconds|.1f",
+    "queries": "queries run|,",
+    "rate": "queries a second|,.0f",
+    "gpu_gib": "GPU memory, GiB|.1f",
+}
+
+
+def suite(report: Report, images: int, columns: int, memory_mib: int) -> dict[str, object]:
+    """Adds a row a search; a peer's seconds are scaled up to all queries. Returns the check of our table."""
     import torch
 
-    from solo_gps.neighbours.backends.faiss_here import installed_faiss
+    def add(search: str, seconds: float, queries: int = images, gpu_gib: float | None = None) -> None:
+        scaled = seconds * images / queries
+        report.add(search=search, seconds=scaled, queries=queries, rate=images / scaled, gpu_gib=gpu_gib)
 
     array = embeddings(images, columns)
     ours(array[:5000], "torch", memory_mib)
     seconds, gib, indices = timed(lambda: ours(array, "torch", memory_mib))
-    rows = [{"search": "solo-gps torch, exact", "seconds": seconds, "queries": images, "gpu_gib": gib}]
-    report: dict[str, object] = {"check": check(array, np.asarray(indices))}
+    add("solo-gps torch, exact", seconds, gpu_gib=gib)
+    checked = check(array, np.asarray(indices))
     queries, seconds = plain_torch(array)
-    rows.append({"search": "torch float32 product + topk", "seconds": seconds * images / queries, "queries": queries})
+    add("torch float32 product + topk", seconds, queries)
     torch.cuda.empty_cache()
     if installed_faiss().gpus:
         seconds, _, _ = timed(lambda: ours(array, "faiss_gpu", memory_mib))
-        rows.append({"search": "solo-gps faiss_gpu, exact", "seconds": seconds, "queries": images})
+        add("solo-gps faiss_gpu, exact", seconds)
         queries, seconds = faiss_flat(array)
-        rows.append({"search": "FAISS GPU flat", "seconds": seconds * images / queries, "queries": queries})
-    return {
-        **report,
-        "machine": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "faiss": str(installed_faiss()),
-        "images": images,
-        "columns": columns,
-        "k": K,
-        "rows": rows,
-    }
-
-
-def markdown(report: dict) -> str:
-    lines = [
-        f"{report['machine']}, torch {report['torch']}, {report['faiss']}; N = {report['images']:,}, D = {report['columns']}, "
-        f"k = {report['k']}",
-        "",
-        "| search | seconds | queries run | queries a second |",
-        "|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        rate = report["images"] / row["seconds"]
-        lines.append(f"| {row['search']} | {row['seconds']:.1f} | {row['queries']:,} | {rate:,.0f} |")
-    checked = report["check"]
-    lines += [
-        "",
-        f"Checked against float64: {checked['rows_with_the_same_images']} of {checked['rows']} rows hold the same images; the "
-        f"largest relative difference of a distance is {checked['largest_relative_difference']:.1e}. Where fewer queries than N "
-        "were run, the seconds are scaled up.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        add("FAISS GPU flat", seconds, queries)
+    return checked
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1_281_167)
-    parser.add_argument("--columns", type=int, default=768)
-    parser.add_argument("--memory-mib", type=int, default=16384)
-    parser.add_argument("--out", type=Path, default=Path("."))
-    given = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--images", type=int, default=1_281_167)
+    arguments.add_argument("--columns", type=int, default=768)
+    arguments.add_argument("--memory-mib", type=int, default=16384)
+    arguments.add_argument("--out", type=Path, default=Path("."))
+    given = arguments.parse_args()
     import torch
 
     if not torch.cuda.is_available():
         sys.exit("gpu_suite: torch sees no GPU here; benchmarks/knn.py measures the CPU.")
-    given.out.mkdir(parents=True, exist_ok=True)
-    report = suite(given.images, given.columns, given.memory_mib)
-    write(given.out / "gpu_suite.json", json.dumps(report, indent=1))
-    write(given.out / "gpu_suite.md", markdown(report))
-    print(markdown(report))
+    report = Report(f"{installed_faiss()}; N = {given.images:,}, D = {given.columns}, k = {K}", COLUMNS)
+    checked = suite(report, given.images, given.columns, given.memory_mib)
+    note = (
+        f"Checked against float64: {checked['rows_with_the_same_images']} of {checked['rows']} rows hold the same images; the "
+        f"largest relative difference of a distance is {checked['largest_relative_difference']:.1e}. Where fewer queries than N "
+        "were run, the seconds are scaled up."
+    )
+    report.end(given.json or given.out / "gpu_suite.json", note, check=checked)
+    write_text(given.out / "gpu_suite.md", report.text)
 
 
 if __name__ == "__main__":

@@ -5,45 +5,44 @@ python benchmarks/imports.py
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 
-REPEATS = 9
+from harness import Report, parser, spread
 
-
-def microseconds(module, preload=""):
-    """Cumulative import time of the module, by the interpreter's own clock."""
-    code = f"{preload}\nimport {module}"
-    out = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True).stderr
-    rows = [line.removeprefix("import time:").split("|") for line in out.splitlines() if line.startswith("import time:")]
-    return next(int(cumulative) for _, cumulative, name in reversed(rows) if name.strip() == module)
-
-
-PATH = """
+PLUGIN = """
 import time, hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 started = time.process_time()
 from hydra_plugins.solo_gps_searchpath import SoloGpsSearchPath
 SoloGpsSearchPath().manipulate_search_path(ConfigSearchPathImpl())
-print(int(1e6 * (time.process_time() - started)))
+print(1e3 * (time.process_time() - started))
 """
 
 
-def plugin_microseconds():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PATH], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def import_ms() -> float:
+    """Cumulative, by the interpreter's own clock."""
+    command = [sys.executable, "-X", "importtime", "-c", "import solo_gps"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    rows = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
+    return next(int(cumulative) for _, cumulative, name in rows if name.strip() == "solo_gps") / 1e3
 
 
-def main():
-    rows = {
-        "import solo_gps": [microseconds("solo_gps") for _ in range(REPEATS)],
-        "search path, in a Hydra program": [plugin_microseconds() for _ in range(REPEATS)],
-    }
-    print(f"{'ms':<34}{'median':>9}{'least':>9}{'most':>9}")
-    for name, times in rows.items():
-        print(f"{name:<34}{statistics.median(times) / 1e3:>9.1f}{min(times) / 1e3:>9.1f}{max(times) / 1e3:>9.1f}")
+def plugin_ms() -> float:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PLUGIN], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--repeats", type=int, default=9)
+    options = arguments.parse_args()
+    report = Report(f"{options.repeats} new processes each", {"what": "what", "ms": "ms (least to most)"})
+    for what, measure in (("import solo_gps", import_ms), ("search path, in a Hydra program", plugin_ms)):
+        times = [measure() for _ in range(options.repeats)]
+        report.add(what=what, ms=spread(times, ".1f"), all_ms=times)
+    report.end(options.json)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,20 @@ flat search with k = 2,048, then Python loops that drop the anchor and cut to k.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from harness import Report, in_a_process, parser, spending
 
 K = 50
-CASES = ("sgemm", "torch", "torch_float32", "faiss", "faiss_ivf", "faiss_hnsw", "sklearn", "pynndescent", "authors")
+LARGE = (1_000_000, 64, 10)
 AUTHORS_K = 2048
 INNER = 24
 
@@ -46,14 +44,13 @@ def embeddings(images: int, columns: int) -> np.ndarray:
     return (points @ mixing).astype(np.float32) + noise
 
 
-def ours(backend: str) -> Callable[[np.ndarray, int], np.ndarray]:
+def ours(backend: str, folder: Path | None = None) -> Callable[[np.ndarray, int], np.ndarray]:
     def run(array: np.ndarray, k: int) -> np.ndarray:
         from solo_gps.interfaces import Embeddings
         from solo_gps.neighbours import find
 
-        return find(
-            Embeddings(array=array, fingerprint="benchmark", folder=None, space="euclidean"), {"backend": backend}, k=k
-        ).indices
+        embedded = Embeddings(array=array, fingerprint="benchmark", folder=folder, space="euclidean")
+        return find(embedded, {"backend": backend}, k=k).indices
 
     return run
 
@@ -123,41 +120,15 @@ RUNS: dict[str, Callable[[np.ndarray, int], np.ndarray | None]] = {
 }
 
 
-class PeakMemory:
-    """Largest resident size of this process while the block runs, above that at its start, in MiB."""
-
-    def __enter__(self) -> PeakMemory:
-        self.start = self.peak = self._now()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.mib = (max(self.peak, self._now()) - self.start) / 2**20
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak = max(self.peak, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def one_case(case: str, images: int, columns: int, k: int, out: Path) -> None:
+def one_case(case: str, images: int, columns: int, k: int, out: Path) -> dict[str, float]:
     """Runs in its own process; a small run first pays for imports and compilation."""
     array = embeddings(images, columns)
     RUNS[case](array[:1500].copy(), min(k, 50))
-    with PeakMemory() as memory:
-        wall, cpu = time.perf_counter(), time.process_time()
+    with spending() as spent:
         indices = RUNS[case](array, k)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if indices is not None:
         np.save(out / f"{case}.npy", np.asarray(indices, np.int32))
-    (out / f"{case}.json").write_text(json.dumps({"wall": wall, "cpu": cpu, "mib": memory.mib}))
+    return dataclasses.asdict(spent)
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
@@ -165,120 +136,80 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.mean([len(np.intersect1d(found[i], exact[i])) for i in sample]) / exact.shape[1])
 
 
-def quiet() -> dict[str, str]:
-    """Threads that wait sleep instead of spinning, or the CPU seconds would count the waiting."""
-    return {**os.environ, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-
-
-def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def size(images: int, columns: int, k: int, cases: list[str], repeats: int) -> list[dict[str, Any]]:
+    """A row a case, of the repeat with the fewest CPU seconds; a case that fails says why on stderr and has no row."""
+    rows: list[dict[str, Any]] = []
+    found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
         for case in cases:
-            best: dict[str, float] | None = None
-            for _ in range(repeats):
-                arguments = ["--case", case, str(images), str(columns), str(k), folder]
-                done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, env=quiet())
-                if done.returncode:
-                    print(f"{case}: failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-                    break
-                now = json.loads((out / f"{case}.json").read_text())
-                best = now if best is None or now["cpu"] < best["cpu"] else best
-            if best is not None:
-                found = np.load(out / f"{case}.npy") if (out / f"{case}.npy").exists() else None
-                rows.append({"case": case, "images": images, "columns": columns, "k": k, **best, "found": found})
-    exact = next((row["found"] for row in rows if row["case"] in ("torch", "faiss") and row["found"] is not None), None)
+            try:
+                tries = [in_a_process(__file__, "--case", case, images, columns, k, folder) for _ in range(repeats)]
+            except subprocess.CalledProcessError:
+                print(f"{case}: failed", file=sys.stderr)
+                continue
+            rows.append({"case": case, "images": images, "columns": columns, "k": k, **min(tries, key=lambda one: one["cpu"])})
+            if (Path(folder) / f"{case}.npy").exists():
+                found[case] = np.load(Path(folder) / f"{case}.npy")
+    exact = next((found[case] for case in ("torch", "faiss") if case in found), None)
     bound = next((row["cpu"] for row in rows if row["case"] == "sgemm"), None)
     for row in rows:
-        found = row.pop("found")
-        row["recall"] = None if found is None or exact is None else round(recall(found, exact), 4)
-        row["ratio"] = None if bound is None else round(row["cpu"] / bound, 2)  # type: ignore[operator]
+        row["recall"] = None if row["case"] not in found or exact is None else recall(found[row["case"]], exact)
+        row["ratio"] = None if bound is None else row["cpu"] / bound
     return rows
 
 
-def large(images: int, columns: int) -> list[dict[str, object]]:
+def large_case(images: int, columns: int, k: int) -> dict[str, Any]:
     """A million points by an approximate backend; its recall is the one that the search measures itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, __file__, "--large-case", str(images), str(columns), folder], env=quiet())
-        if done.returncode:
-            raise SystemExit(done.returncode)
-        return [json.loads((Path(folder) / "large.json").read_text())]
-
-
-def large_case(images: int, columns: int, out: Path) -> None:
-    from solo_gps.interfaces import Embeddings
-    from solo_gps.neighbours import find
-
     array = embeddings(images, columns)
-    find(
-        Embeddings(array=array[:2000], fingerprint="warm", folder=None, space="euclidean"),
-        {"backend": "faiss_ivf"},
-        k=10,
-    )
-    with PeakMemory() as memory:
-        wall, cpu = time.perf_counter(), time.process_time()
-        embedded = Embeddings(array=array, fingerprint="benchmark", folder=out, space="euclidean")
-        find(embedded, {"backend": "faiss_ivf"}, k=10)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    (manifest,) = out.glob("neighbours-*.json")
-    facts = json.loads(manifest.read_text())["facts"]["recall"]
-    row = {
-        "case": f"faiss_ivf {facts['settings']}",
-        "images": images,
-        "columns": columns,
-        "k": 10,
-        "wall": wall,
-        "cpu": cpu,
-    }
-    (out / "large.json").write_text(json.dumps({**row, "mib": memory.mib, "recall": round(facts["recall"], 4), "ratio": None}))
+    ours("faiss_ivf")(array[:2000], k)
+    with tempfile.TemporaryDirectory() as folder:
+        with spending() as spent:
+            ours("faiss_ivf", Path(folder))(array, k)
+        (manifest,) = Path(folder).glob("neighbours-*.json")
+        facts = json.loads(manifest.read_text())["facts"]["recall"]
+    row = {"case": f"faiss_ivf {facts['settings']}", "images": images, "columns": columns, "k": k, "recall": facts["recall"]}
+    return {**row, **dataclasses.asdict(spent)}
 
 
-def show(rows: list[dict[str, object]]) -> str:
-    lines = [
-        "| N | D | k | search | wall s | CPU s | MiB | recall | CPU / sgemm |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        recall_text = "" if row["recall"] is None else f"{row['recall']:.4f}"
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        lines.append(
-            f"| {row['images']:,} | {row['columns']} | {row['k']} | {row['case']} | {row['wall']:.2f} | {row['cpu']:.2f} | "
-            f"{row['mib']:.0f} | {recall_text} | {ratio} |"
-        )
-    return "\n".join(lines)
+COLUMNS = {
+    "images": "N|,",
+    "columns": "D",
+    "k": "k",
+    "case": "search",
+    "wall": "wall s|.2f",
+    "cpu": "CPU s|.2f",
+    "mib": "MiB|.0f",
+    "recall": "recall|.4f",
+    "ratio": "CPU / sgemm|.2f",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="10000,50000")
-    parser.add_argument("--columns", default="64,512")
-    parser.add_argument("--only", default=",".join(CASES))
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--large", action="store_true")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--case", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--large-case", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--sizes", default="10000,50000")
+    arguments.add_argument("--columns", default="64,512")
+    arguments.add_argument("--only", default=",".join(RUNS))
+    arguments.add_argument("--repeats", type=int, default=1)
+    arguments.add_argument("--large", action="store_true", help=f"also {' x '.join(map(str, LARGE[:2]))}")
+    arguments.add_argument("--case", nargs=5, help="measure one case here: its name, N, D, k and a folder")
+    arguments.add_argument("--large-case", nargs=3, type=int, help="measure the large case here: N, D and k")
+    given = arguments.parse_args()
     if given.case:
         case, images, columns, k, out = given.case
-        return one_case(case, int(images), int(columns), int(k), Path(out))
+        return print(json.dumps(one_case(case, int(images), int(columns), int(k), Path(out))))
     if given.large_case:
-        return large_case(int(given.large_case[0]), int(given.large_case[1]), Path(given.large_case[2]))
-    unknown = set(given.only.split(",")) - set(CASES)
-    if unknown:
-        parser.error(f"unknown cases {sorted(unknown)}; known: {', '.join(CASES)}")
-    rows: list[dict[str, object]] = []
+        return print(json.dumps(large_case(*given.large_case)))
+    cases = given.only.split(",")
+    if unknown := set(cases) - set(RUNS):
+        arguments.error(f"unknown cases {sorted(unknown)}; known: {', '.join(RUNS)}")
+    report = Report("clustered float32 points, each search in a process of its own", COLUMNS)
     for images in map(int, given.sizes.split(",")):
         for columns in map(int, given.columns.split(",")):
-            rows += size(images, columns, K, given.only.split(","), given.repeats)
+            for row in size(images, columns, K, cases, given.repeats):
+                report.add(**row)
     if given.large:
-        rows += large(1_000_000, 64)
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}\n")
-    print(show(rows))
-    if given.json:
-        temporary = given.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps(rows, indent=1))
-        os.replace(temporary, given.json)
+        report.add(**in_a_process(__file__, "--large-case", *LARGE))
+    report.end(given.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ which other programs on the machine disturb little; with workers, it is the wall
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import Report, in_turns, parser, spread
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -95,19 +95,16 @@ def decode_seconds(images, count):
     return (time.process_time() - started) / count
 
 
-def compare(name, dataset, images, repeats, workers):
+def compare(report, name, dataset, images, repeats, workers):
     plain = DataLoader(dataset, batch_size=256, num_workers=workers)
     ours = GuidedLoader(guided(dataset, images), batch_size=256, num_workers=workers)
-    times = {"plain": [], "guided": []}
-    for _ in range(repeats):
-        times["plain"].append(seconds(plain))
-        times["guided"].append(seconds(ours))
+    pairs = in_turns(lambda: seconds(plain), lambda: seconds(ours), repeats)
     n = len(dataset)
-    a, b = (statistics.median(times[key]) / n for key in ("plain", "guided"))
+    theirs, own = (statistics.median(times) / n for times in zip(*pairs, strict=True))
     decode = decode_seconds(images, min(n, 1000)) / max(1, workers)
-    ratios = [guided / plain for plain, guided in zip(times["plain"], times["guided"], strict=True)]
-    print(
-        f"{name:<34}{1 / a:>10,.0f}{1 / b:>10,.0f}{statistics.median(ratios):>9.3f}{1e6 * (b - a):>12,.0f}{1e6 * decode:>12,.0f}"
+    ratio = spread([guided / plain for plain, guided in pairs])
+    report.add(
+        what=name, plain=1 / theirs, guided=1 / own, ratio=ratio, extra=1e6 * (own - theirs), decode=1e6 * decode, seconds=pairs
     )
 
 
@@ -120,20 +117,30 @@ def write_jpegs(folder, count, size):
         Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(file, quality=90)
 
 
+COLUMNS = {
+    "what": "what",
+    "plain": "plain, images / s|,.0f",
+    "guided": "guided, images / s|,.0f",
+    "ratio": "ratio of the times",
+    "extra": "extra us|,.0f",
+    "decode": "decode us|,.0f",
+}
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=None)
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--folder", type=Path, default=None)
+    arguments.add_argument("--images", type=int, default=4000)
+    arguments.add_argument("--repeats", type=int, default=7)
+    arguments.add_argument("--workers", type=int, default=0)
+    options = arguments.parse_args()
     torch.set_num_threads(1)
-    print(f"{'images / s':<34}{'plain':>10}{'guided':>10}{'ratio':>9}{'extra us':>12}{'decode us':>12}")
+    report = Report(f"{options.repeats} repeats in turns, {options.workers} workers", COLUMNS)
     memory = np.random.default_rng(0).integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
     for augmentation in (weak, strong):
         dataset = InMemory(memory, Crops(augmentation(32), 2))
         images = HostImages(dataset, None, lambda: iter(()))
-        compare(f"in memory 32, {augmentation.__name__}", dataset, images, options.repeats, options.workers)
+        compare(report, f"in memory 32, {augmentation.__name__}", dataset, images, options.repeats, options.workers)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder
         if folder is None:
@@ -142,7 +149,8 @@ def main():
         for augmentation in (weak, strong):
             dataset = IndexedFolder(folder, Crops(augmentation(64), 2))
             name = f"JPEG folder, {augmentation.__name__}"
-            compare(name, dataset, host_images(dataset), options.repeats, options.workers)
+            compare(report, name, dataset, host_images(dataset), options.repeats, options.workers)
+    report.end(options.json)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ that of the median ratio over the repeats. The last row compares stock with stoc
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -18,65 +19,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from harness import Report, in_turns, parser, recipe, spread
+from omegaconf import DictConfig
 from PIL import Image
 
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 
 HOST = detect_host()
 
 
-def recipe(method: str, images: Path, args: argparse.Namespace, sampler: dict, queue: int) -> DictConfig:
-    crop = {
-        "rrc": {"enabled": False, "crop_min_scale": 1.0, "crop_max_scale": 1.0},
-        **{name: {"prob": 0.0} for name in ("grayscale", "gaussian_blur", "solarization", "equalization", "horizontal_flip")},
-        "color_jitter": {"prob": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
-        "crop_size": args.size,
-        "num_crops": 2,
-    }
+def recipe_of(method: str, images: Path, args: argparse.Namespace, sampler: dict, queue: int) -> DictConfig:
     kwargs = {"proj_hidden_dim": 2048, "proj_output_dim": args.dimension, "temperature": 0.2}
     if method == "nnclr":
         kwargs |= {"pred_hidden_dim": 2048, "queue_size": queue}
-    return OmegaConf.create(
-        {
-            "name": "step",
-            "method": method,
-            "seed": 1,
-            "backbone": {"name": "resnet18", "kwargs": {}},
-            "method_kwargs": kwargs,
-            "augmentations": [crop],
-            "data": {
-                "dataset": "custom",
-                "train_path": str(images),
-                "val_path": None,
-                "format": "image_folder",
-                "no_labels": False,
-                "fraction": -1,
-                "num_workers": 0,
-            },
-            "optimizer": {"name": "sgd", "batch_size": args.batch, "lr": 0.01, "classifier_lr": 0.01, "weight_decay": 1e-4},
-            "scheduler": {"name": "none"},
-            "checkpoint": {"enabled": False},
-            "auto_resume": {"enabled": False},
-            "wandb": {"enabled": False},
-            "knn_eval": {"enabled": False},
-            "max_epochs": 1,
-            "devices": "1",
-            "accelerator": args.accelerator,
-            "strategy": "auto",
-            "precision": 32,
-            "sync_batchnorm": False,
-            "sampler": sampler,
-        }
-    )
+    nodes = {"optimizer": {"batch_size": args.batch, "lr": 0.01}, "scheduler": {"name": "none"}, "max_epochs": 1}
+    return recipe(method, images, kwargs, [{"crop_size": args.size}], accelerator=args.accelerator, sampler=sampler, **nodes)
 
 
 class Contestant:
     """A method with its optimizer, and with a full queue."""
 
-    def __init__(self, method: str, images: Path, args: argparse.Namespace, pnn: dict | None, queue: int) -> None:
-        cfg = recipe(method, images, args, {} if pnn is None else {"pnn": pnn}, queue)
+    def __init__(self, method: str, images: Path, args: argparse.Namespace, pnn: dict | None, queue: int, data: list) -> None:
+        self.data = itertools.cycle(data)
+        cfg = recipe_of(method, images, args, {} if pnn is None else {"pnn": pnn}, queue)
         with activate(cfg) as on:
             completed = HOST.complete(on.cfg)
             HOST.lightning.seed_everything(1)
@@ -92,7 +58,8 @@ class Contestant:
                 else:
                     self.model.pnn.rows.push(torch.randn(len(index), args.dimension, device=args.device), index % 10, index)
 
-    def step(self, batch: list) -> float:
+    def step(self) -> float:
+        batch = next(self.data)
         self.sync()
         start = self.clock()
         loss = self.model.training_step(batch, 0)
@@ -113,19 +80,10 @@ def batches(args: argparse.Namespace) -> list:
     return made
 
 
-def compare(one: Contestant, two: Contestant, data: list, args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Returns seconds of each repeat: the median of its steps, the contestants taking turns in alternating order."""
-    medians: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(args.repeats + 1):
-        seconds: tuple[list[float], list[float]] = ([], [])
-        for step in range(args.steps):
-            order = (0, 1) if step % 2 == 0 else (1, 0)
-            for which in order:
-                seconds[which].append((one, two)[which].step(data[step % len(data)]))
-        if repeat:  # the first warms up
-            for which in (0, 1):
-                medians[which].append(statistics.median(seconds[which]))
-    return medians
+def compare(one: Contestant, two: Contestant, args: argparse.Namespace) -> list[tuple[float, float]]:
+    """Returns seconds of each repeat: the medians of its steps, the contestants taking turns; the first repeat warms up."""
+    repeats = [in_turns(one.step, two.step, args.steps) for _ in range(args.repeats + 1)]
+    return [tuple(statistics.median(seconds) for seconds in zip(*steps, strict=True)) for steps in repeats[1:]]
 
 
 def images_folder(folder: Path) -> Path:
@@ -135,25 +93,28 @@ def images_folder(folder: Path) -> Path:
     return folder
 
 
+COLUMNS = {
+    "stock": "stock",
+    "other": "with pNN",
+    "stock_ms": "stock ms|.0f",
+    "other_ms": "pNN ms|.0f",
+    "ratio": "median of the ratios (least to most over repeats)",
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queue", type=int, default=65536)
-    parser.add_argument("--dimension", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
-    args = parser.parse_args()
+    arguments = parser(__doc__)
+    sizes = {"queue": 65536, "dimension": 256, "batch": 256, "size": 32, "steps": 3, "repeats": 7, "threads": 1}
+    for name, default in sizes.items():
+        arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
+    args = arguments.parse_args()
     args.device = "cuda" if args.accelerator == "gpu" else "cpu"
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     data = batches(args)
     sizes = f"queue {args.queue:,} x {args.dimension}, batch {args.batch}, {args.size} x {args.size}"
-    print(f"{sizes}, torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.repeats} x {args.steps} steps")
-    print("\n| stock | with pNN | stock ms | pNN ms | median of the ratios | least and most over repeats |")
-    print("|---|---|---|---|---|---|")
+    report = Report(f"{sizes}, {args.device}, {args.repeats} x {args.steps} steps", COLUMNS)
     own, full = {"queue_size": args.queue}, args.queue
     pairs = [
         ("nnclr", ("nnclr", None, full), "nnclr", ("nnclr", {}, full)),
@@ -164,12 +125,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = images_folder(Path(folder) / "images")
         for left, stock, right, pnn in pairs:
-            contestants = [Contestant(method, images, args, keys, queue) for method, keys, queue in (stock, pnn)]
-            theirs, ours = compare(*contestants, data, args)
-            ratios = [b / a for a, b in zip(theirs, ours, strict=True)]
-            one, two = (f"{1000 * statistics.median(times):.0f}" for times in (theirs, ours))
-            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-            print(f"| {left} | {right} | {one} | {two} | {statistics.median(ratios):.3f} | {spread} |", flush=True)
+            contestants = [Contestant(method, images, args, keys, queue, data) for method, keys, queue in (stock, pnn)]
+            seconds = compare(*contestants, args)
+            one, two = (1000 * statistics.median(times) for times in zip(*seconds, strict=True))
+            ratio = spread([b / a for a, b in seconds])
+            report.add(stock=left, other=right, stock_ms=one, other_ms=two, ratio=ratio, seconds=seconds)
+    report.end(args.json)
 
 
 if __name__ == "__main__":

@@ -10,77 +10,50 @@ FOLDER holds one folder of JPEG or PNG files for each class. Every measurement u
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
+from harness import Report, in_a_process, in_turns, parser, spending, subset
+
+from solo_gps.hosts.images import host_images
+from solo_gps.interfaces import ImageSet
 
 MODELS = ("resnet18", "vit_tiny_patch16_224")
 PRIORS = ("pixels", "pca", "random", "autoencoder", "vae", "patches")
 
 
-class Folder:
+@contextmanager
+def photos(options: argparse.Namespace) -> Iterator[ImageSet]:
     """``count`` images of a class folder, evenly from each class."""
+    from torchvision.datasets import ImageFolder
 
-    def __init__(self, root: str, count: int) -> None:
-        self.root = Path(root)
-        classes = sorted(path for path in self.root.iterdir() if path.is_dir())
-        self.files: list[Path] = []
-        self._labels: list[int] = []
-        for label, folder in enumerate(classes):
-            files = sorted(folder.iterdir())[: count // len(classes)]
-            self.files += files
-            self._labels += [label] * len(files)
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.array(self._labels)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def image(self, index: int) -> Image.Image:
-        with Image.open(self.files[index]) as image:
-            return image.convert("RGB")
-
-    def content(self) -> Iterator[bytes]:
-        for path in self.files:
-            yield f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}".encode()
+    with tempfile.TemporaryDirectory() as folder:
+        yield host_images(ImageFolder(str(subset(options.images, Path(folder), options.count))))
 
 
-class Digits:
-    """scikit-learn's handwritten digits."""
+def digits(folder: Path) -> ImageSet:
+    """scikit-learn's handwritten digits, all of them."""
+    from torchvision.datasets import ImageFolder
 
-    def __init__(self) -> None:
-        from sklearn.datasets import load_digits
+    from solo_gps.commands.demo import write_digits
 
-        data = load_digits()
-        self.pixels, self.labels = (data.images / 16 * 255).astype(np.uint8), data.target
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index]).convert("RGB")
-
-    def content(self) -> Iterator[bytes]:
-        return (image.tobytes() for image in self.pixels)
+    for part in write_digits(folder):
+        subset(part, folder / "all", 10 * 1797)
+    return host_images(ImageFolder(str(folder / "all")))
 
 
-def bare_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
+def bare_seconds(images: ImageSet, prior: dict[str, Any]) -> tuple[float, float]:
     """Wall and CPU seconds of a plain loop over batches that lie ready on the device: no reading, decoding, copying, writing."""
-    import torch
-
     from solo_gps.embeddings import resolve_prior
     from solo_gps.runtime.devices import device_of
 
@@ -100,7 +73,7 @@ def bare_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
     return time.perf_counter() - started[0], time.thread_time() - started[1]
 
 
-def cached_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
+def cached_seconds(images: ImageSet, prior: dict[str, Any]) -> tuple[float, float]:
     """Wall seconds of a build (files read, decoded, embedded, checked, hashed, written), and CPU seconds of its main thread."""
     from unittest.mock import patch
 
@@ -122,86 +95,73 @@ def cached_seconds(images: Any, prior: dict[str, Any]) -> tuple[float, float]:
 
 
 def speed(options: argparse.Namespace) -> None:
-    images = Folder(options.images, options.count)
-    print(f"{len(images):,} images, batches of {options.batch_size}, {device_name()}")
-    print(
-        "The last column is free of other work on the machine: CPU seconds of the thread that runs the network, bare over build."
-    )
-    print("| model | bare forward loop, img/s | through the cache, img/s | share | share by CPU seconds |\n|---|---|---|---|---|")
-    for model in options.models:
-        prior = {"name": "timm", "model": model, "pretrained": False, "batch_size": options.batch_size}
-        prior["num_workers"] = options.workers
-        pairs = [(bare_seconds(images, prior), cached_seconds(images, prior)) for _ in range(options.repeats)]
-        bare, cached = (len(images) / statistics.median(one[0] for one in values) for values in zip(*pairs, strict=True))
-        shares = [f"{statistics.median(bare[kind] / cached[kind] for bare, cached in pairs):.1%}" for kind in (0, 1)]
-        print(f"| {model} | {bare:,.1f} | {cached:,.1f} | {' | '.join(shares)} |", flush=True)
+    columns = {
+        "model": "model",
+        "bare": "bare forward loop, img/s|,.1f",
+        "cached": "through the cache, img/s|,.1f",
+        "share": "share|.1%",
+        "cpu_share": "share by CPU seconds|.1%",
+    }
+    report = Report(f"{options.count:,} images, batches of {options.batch_size}, medians of {options.repeats} in turns", columns)
+    with photos(options) as images:
+        for model in options.models:
+            prior = {"name": "timm", "model": model, "pretrained": False, "batch_size": options.batch_size}
+            prior["num_workers"] = options.workers
+            pairs = in_turns(lambda: bare_seconds(images, prior), lambda: cached_seconds(images, prior), options.repeats)  # noqa: B023
+            bare, cached = (len(images) / statistics.median(one[0] for one in values) for values in zip(*pairs, strict=True))
+            share, cpu_share = (statistics.median(one[kind] / two[kind] for one, two in pairs) for kind in (0, 1))
+            report.add(model=model, bare=bare, cached=cached, share=share, cpu_share=cpu_share, seconds=pairs)
+    note = "The last column is free of other work on the machine: CPU seconds of the network's thread, bare over build."
+    report.end(options.json, note)
 
 
 def memory(options: argparse.Namespace) -> None:
-    print(f"peak resident memory of a build in its own process, {device_name()}")
-    print("| images | this process, MiB | its largest worker, MiB |\n|---|---|---|")
+    columns = {"images": "images|,", "own": "this process, MiB|,.0f", "worker": "its largest worker, MiB|,.0f"}
+    report = Report("peak resident memory of a build in its own process", columns)
     for count in options.counts:
-        command = [sys.executable, __file__, "peak", "--images", options.images, "--count", str(count)]
-        peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        print(f"| {peak['images']:,} | {peak['self'] / 1024:,.0f} | {peak['worker'] / 1024:,.0f} |", flush=True)
+        report.add(**in_a_process(__file__, "peak", "--images", options.images, "--count", count))
+    report.end(options.json)
 
 
 def peak(options: argparse.Namespace) -> None:
-    images = Folder(options.images, options.count)
-    cached_seconds(images, {"name": "pixels", "num_workers": 1})  # the widest rows: 12 KiB an image
-    used = {
-        "images": len(images),
-        "self": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
-    }
-    print(json.dumps(used))
-
-
-def label_purity(embeddings: Any, labels: np.ndarray, space: str, k: int = 10) -> float:
-    """Share of the k nearest neighbours with the anchor's label."""
-    import torch
-
-    rows = torch.from_numpy(np.array(embeddings.array, dtype=np.float32))
-    if space == "cosine":
-        rows = torch.nn.functional.normalize(rows, dim=1)
-    distances = torch.cdist(rows, rows).fill_diagonal_(float("inf"))
-    nearest = distances.topk(k, largest=False).indices.numpy()
-    return float((labels[nearest] == labels[:, None]).mean())
+    with photos(options) as images, spending() as spent:
+        cached_seconds(images, {"name": "pixels", "num_workers": 1})  # the widest rows: 12 KiB an image
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(json.dumps({"images": len(images), "own": spent.peak, "worker": worker}))
 
 
 def purity(options: argparse.Namespace) -> None:
     from solo_gps.embeddings import embed
+    from solo_gps.evaluation.metrics import table_purity
+    from solo_gps.neighbours import find
 
-    print(f"label purity of the 10 nearest neighbours, {device_name()}")
-    print(
-        "| prior | photos, euclidean | cosine | seconds | digits, euclidean | cosine | seconds |\n|---|---|---|---|---|---|---|"
-    )
-    for name in options.priors:
-        cells = [name]
-        for images in (Folder(options.images, options.count), Digits()):
-            with tempfile.TemporaryDirectory() as folder:
-                started = time.perf_counter()
-                embeddings = embed(images, {"name": name, "cache_dir": folder})
-                seconds = time.perf_counter() - started
-                cells += [f"{label_purity(embeddings, images.labels, space):.3f}" for space in ("euclidean", "cosine")]
-                cells.append(f"{seconds:.1f}")
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def device_name() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    sets, spaces = ("photos", "digits"), ("euclidean", "cosine")
+    columns = {"prior": "prior"}
+    for which in sets:
+        columns |= {f"{which}_{space}": f"{which}, {space}|.3f" for space in spaces} | {f"{which}_seconds": "seconds|.1f"}
+    report = Report("label purity of the 10 nearest neighbours", columns)
+    with photos(options) as photographs, tempfile.TemporaryDirectory() as written:
+        both = dict(zip(sets, (photographs, digits(Path(written))), strict=True))
+        for name in options.priors:
+            row: dict[str, Any] = {"prior": name}
+            for which, images in both.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    with spending() as spent:
+                        embeddings = embed(images, {"name": name, "cache_dir": folder})
+                    row[f"{which}_seconds"] = spent.wall
+                    for space in spaces:
+                        table = find(dataclasses.replace(embeddings, space=space), {"backend": "torch"}, k=10)
+                        row[f"{which}_{space}"] = table_purity(table, images.labels)
+            report.add(**row)
+    report.end(options.json)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = arguments.add_subparsers(required=True)
     for run in (speed, memory, peak, purity):
-        command = commands.add_parser(run.__name__)
-        command.add_argument("--images", required=True)
+        command = commands.add_parser(run.__name__, parents=[parser(None)], add_help=False)
+        command.add_argument("--images", type=Path, required=True)
         command.add_argument("--count", type=int, default=1000 if run is speed else 5000)
         command.add_argument("--counts", type=int, nargs="+", default=[5000, 50000])
         command.add_argument("--models", nargs="+", default=MODELS)
@@ -210,7 +170,7 @@ def main() -> None:
         command.add_argument("--workers", type=int, default=-1)
         command.add_argument("--repeats", type=int, default=3)
         command.set_defaults(run=run)
-    options = parser.parse_args()
+    options = arguments.parse_args()
     options.run(options)
 
 

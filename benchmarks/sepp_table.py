@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shutil
-import time
 import warnings
 from pathlib import Path
+
+from harness import STRONG, Report, knn_percent, mean_and_deviation, parser, recipe, spending, subset
+
+from solo_gps.runtime.files import write_text
 
 ARMS = {
     "stock": None,
@@ -28,7 +29,16 @@ METHODS = {
     "mocov2plus": {"seeds": 1, "lr": 0.3, "kwargs": {"temperature": 0.2, "queue_size": 1024}},
     "simsiam": {"seeds": 1, "lr": 0.4, "kwargs": {"pred_hidden_dim": 128}},
 }
-NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # solo-learn's for custom sets
+COLUMNS = {
+    "method": "method",
+    "arm": "arm",
+    "runs": "runs",
+    "steps": "steps",
+    "pairs": "pairs",
+    "purity": "pairs of one class|.1%",
+    "accuracy": "k-NN accuracy, %",
+    "each": "by seed",
+}
 
 
 def main() -> None:
@@ -38,43 +48,28 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     os.environ.setdefault("SOLO_GPS_CACHE", str(options.out / "cache"))
-    train = subset(options.data / "train", options.out / "train", options.per_class)
-    test = subset(options.data / "test", options.out / "test", options.per_class_test)
+    folders = []
+    for split, per_class in (("train", options.per_class), ("test", options.per_class_test)):
+        classes = sum(path.is_dir() for path in (options.data / split).iterdir())
+        folders.append(subset(options.data / split, options.out / f"{split}-{per_class}", per_class * classes))
     results = []
     for method, node in METHODS.items():
         for seed in range(node["seeds"]):
             for arm in ARMS:
-                results.append(kept_run(options, method, arm, seed, train, test))
+                results.append(kept_run(options, method, arm, seed, *folders))
                 print(json.dumps(results[-1]), flush=True)
-    print(table(results))
-    minutes = [sum(result[key] for result in results) / 60 for key in ("seconds", "cpu_seconds")]
-    machine = platform.processor() or platform.machine()
-    print(f"\n{machine}, 1 thread, torch {torch.__version__}: {minutes[0]:.1f} minutes, {minutes[1]:.1f} of one core.")
+    tabulate(results, options)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/sepp_table"))
-    parser.add_argument("--per-class", type=int, default=200)
-    parser.add_argument("--per-class-test", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=5, help="of stock's length in every arm")
-    parser.add_argument("--batch-size", type=int, default=64)
-    return parser.parse_args()
-
-
-def subset(source: Path, target: Path, per_class: int) -> Path:
-    """Copies the first images of each class; a finished copy is found again."""
-    target = target.with_name(f"{target.name}-{per_class}")
-    if target.exists():
-        return target
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        (unfinished / folder.name).mkdir(parents=True)
-        for file in sorted(folder.iterdir())[:per_class]:
-            shutil.copy(file, unfinished / folder.name / file.name)
-    os.replace(unfinished, target)
-    return target
+    made = parser(__doc__)
+    made.add_argument("--data", type=Path, required=True)
+    made.add_argument("--out", type=Path, default=Path("runs/sepp_table"))
+    made.add_argument("--per-class", type=int, default=200)
+    made.add_argument("--per-class-test", type=int, default=100)
+    made.add_argument("--epochs", type=int, default=5, help="of stock's length in every arm")
+    made.add_argument("--batch-size", type=int, default=64)
+    return made.parse_args()
 
 
 def kept_run(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path, test: Path) -> dict:
@@ -83,45 +78,36 @@ def kept_run(options: argparse.Namespace, method: str, arm: str, seed: int, trai
     if file.exists():
         return json.loads(file.read_text())
     result = run(options, method, arm, seed, train, test)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".part")
-    unfinished.write_text(json.dumps(result))
-    os.replace(unfinished, file)
+    write_text(file, json.dumps(result))
     return result
 
 
 def run(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path, test: Path) -> dict:
     from solo_gps.commands.pretrain import pretrain
-    from solo_gps.evaluation.features import folder_features
-    from solo_gps.evaluation.metrics import knn_accuracy
-    from solo_gps.guide.run import activate
+    from solo_gps.guide.switch import activate
 
-    started, cpu = time.perf_counter(), time.process_time()
-    cfg = recipe(options, method, arm, seed, train)
-    with activate(cfg) as activation:
-        done = pretrain(cfg)
-        pairs = activation.samplers["sepp"].number_of_pairs if activation.samplers else 0
-        purity = activation.samplers["sepp"].purity if activation.samplers else None
-    backbone = getattr(done.model, done.host.backbone_name)
-    features = [folder_features(backbone, folder, size=32, **NORMALISATION) for folder in (train, test)]
+    cfg = recipe_of(options, method, arm, seed, train)
+    with spending() as spent:
+        with activate(cfg) as activation:
+            done = pretrain(cfg)
+            sepp = activation.samplers.get("sepp")
+        accuracy = knn_percent(done, train, test)
     return {
         "method": method,
         "arm": arm,
         "seed": seed,
         "steps": int(done.trainer.global_step),
-        "accuracy": knn_accuracy(*features[0], *features[1]),
-        "pairs": pairs,
-        "purity": purity,
-        "seconds": round(time.perf_counter() - started, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "accuracy": accuracy,
+        "pairs": sepp and sepp.number_of_pairs,
+        "purity": sepp and sepp.purity,
+        "seconds": round(spent.wall, 1),
+        "cpu_seconds": round(spent.cpu, 1),
     }
 
 
-def recipe(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path) -> object:
-    from omegaconf import OmegaConf
-
-    node, images = METHODS[method], 10 * options.per_class
-    about_one_pair_an_image = 2 / (images - 1)
+def recipe_of(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path) -> object:
+    node = METHODS[method]
+    about_one_pair_an_image = 2 / (10 * options.per_class - 1)
     sepp = {
         "fraction": 1.0,
         "low_quantile": 1 - about_one_pair_an_image,
@@ -129,80 +115,35 @@ def recipe(options: argparse.Namespace, method: str, arm: str, seed: int, train:
         "equal_budget": True,
         "seed": 0,
     }
-    return OmegaConf.create(
-        {
-            "name": f"{method}-{arm}-{seed}".replace(" ", "-"),
-            "method": method,
-            "seed": seed,
-            "sampler": {} if ARMS[arm] is None else {"sepp": {**sepp, **ARMS[arm]}},
-            "backbone": {"name": "resnet18", "kwargs": {}},
-            "method_kwargs": {"proj_hidden_dim": 512, "proj_output_dim": 128, **node["kwargs"]},
-            "momentum": {"base_tau": 0.99, "final_tau": 1.0},
-            "augmentations": [
-                {
-                    "rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0},
-                    "color_jitter": {"prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
-                    "grayscale": {"prob": 0.2},
-                    "gaussian_blur": {"prob": 0.0},
-                    "solarization": {"prob": 0.0},
-                    "equalization": {"prob": 0.0},
-                    "horizontal_flip": {"prob": 0.5},
-                    "crop_size": 32,
-                    "num_crops": 2,
-                }
-            ],
-            "data": {
-                "dataset": "custom",
-                "train_path": str(train),
-                "val_path": None,
-                "format": "image_folder",
-                "no_labels": False,
-                "fraction": -1,
-                "num_workers": 0,
-            },
-            "optimizer": {
-                "name": "sgd",
-                "batch_size": options.batch_size,
-                "lr": node["lr"],
-                "classifier_lr": 0.1,
-                "weight_decay": 1e-4,
-            },
-            "scheduler": {"name": "warmup_cosine", "warmup_epochs": 1},
-            "checkpoint": {"enabled": False, "dir": "trained_models", "frequency": 1, "keep_prev": False},
-            "auto_resume": {"enabled": False},
-            "wandb": {"enabled": False},
-            "knn_eval": {"enabled": False},
-            "max_epochs": options.epochs,
-            "devices": "1",
-            "accelerator": "cpu",
-            "strategy": "auto",
-            "precision": 32,
-            "sync_batchnorm": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        }
+    return recipe(
+        method,
+        train,
+        {"proj_hidden_dim": 512, "proj_output_dim": 128, **node["kwargs"]},
+        [STRONG],
+        seed=seed,
+        sampler={} if ARMS[arm] is None else {"sepp": {**sepp, **ARMS[arm]}},
+        momentum={"base_tau": 0.99, "final_tau": 1.0},
+        optimizer={"batch_size": options.batch_size, "lr": node["lr"]},
+        max_epochs=options.epochs,
     )
 
 
-def table(results: list[dict]) -> str:
-    import numpy as np
-
-    lines = [
-        "| method | arm | runs | steps | pairs | pairs of one class | k-NN accuracy, % |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def tabulate(results: list[dict], options: argparse.Namespace) -> None:
+    what = f"{options.per_class} training and {options.per_class_test} held-out images a class, ResNet-18 at 32 x 32"
+    report = Report(what, COLUMNS)
     for method in METHODS:
         for arm in ARMS:
-            some = [r for r in results if (r["method"], r["arm"]) == (method, arm)]
-            accuracy = 100 * np.array([r["accuracy"] for r in some])
-            spread = f" ± {accuracy.std(ddof=1):.2f}" if len(some) > 1 else ""
-            purity = "-" if some[0]["purity"] is None else f"{100 * some[0]['purity']:.1f} %"
-            each = f" ({', '.join(f'{a:.1f}' for a in accuracy)})" if len(some) > 1 else ""
-            lines.append(
-                f"| {method} | {arm} | {len(some)} | {some[0]['steps']} | {some[0]['pairs'] or '-'} | {purity} | "
-                f"{accuracy.mean():.2f}{spread}{each} |"
+            some = [result for result in results if (result["method"], result["arm"]) == (method, arm)]
+            accuracies = [result["accuracy"] for result in some]
+            report.add(
+                **{key: some[0][key] for key in ("method", "arm", "steps", "pairs", "purity")},
+                runs=len(some),
+                accuracy=mean_and_deviation(accuracies, ".2f"),
+                each=", ".join(f"{accuracy:.1f}" for accuracy in accuracies),
+                all_runs=some,
             )
-    return "\n".join(lines)
+    minutes = [sum(result[key] for result in results) / 60 for key in ("seconds", "cpu_seconds")]
+    report.end(options.json, f"{minutes[0]:.1f} minutes, {minutes[1]:.1f} of one core.")
 
 
 if __name__ == "__main__":
