@@ -273,8 +273,8 @@ def test_a_stock_checkpoint_loads_with_one_warning(method, ema, recipe, fit, cap
     stock = fit(recipe(method, max_steps=2), stock=True).model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with activate(recipe(method, sampler=neutral(method, ema=ema))):
-            wrapped, _, _ = build(recipe(method, seed=8))
+        with activate(recipe(method, seed=8, sampler=neutral(method, ema=ema))) as on:
+            wrapped, _, _ = build(on.cfg)
     with caplog.at_level(logging.WARNING, "solo_gps"):
         wrapped.load_state_dict(stock.state_dict())
     (warned,) = [record.message for record in caplog.records if record.name.startswith("solo_gps")]
