@@ -23,7 +23,7 @@ from harness import Report, in_turns, parser, recipe, spread
 from omegaconf import DictConfig
 from PIL import Image
 
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 
 HOST = detect_host()

@@ -84,7 +84,7 @@ def kept_run(options: argparse.Namespace, method: str, arm: str, seed: int, trai
 
 def run(options: argparse.Namespace, method: str, arm: str, seed: int, train: Path, test: Path) -> dict:
     from solo_gps.commands.pretrain import pretrain
-    from solo_gps.guide.run import activate
+    from solo_gps.guide.switch import activate
 
     cfg = recipe_of(options, method, arm, seed, train)
     with spending() as spent:

@@ -12,11 +12,11 @@ __all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
 
 if TYPE_CHECKING:
     from solo_gps.errors import SoloGpsError
-    from solo_gps.guide.run import activate
+    from solo_gps.guide.switch import activate
     from solo_gps.hookspecs import hookimpl
 
 _LAZY = {
-    "activate": "solo_gps.guide.run",
+    "activate": "solo_gps.guide.switch",
     "hookimpl": "solo_gps.hookspecs",
     "SoloGpsError": "solo_gps.errors",
 }

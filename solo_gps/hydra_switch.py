@@ -77,16 +77,16 @@ class GuidedJob:
                 log.warning(line)
         if not asked.samplers:
             return self._function(cfg)
-        from solo_gps.guide.run import activate
+        from solo_gps.guide.switch import activate
 
-        with _loader_workers(), activate(cfg, program=self._function) as activation:
+        with _loader_workers(), activate(cfg, program=self._function) as run:
             try:
                 result = self._function(cfg)
             except SystemExit as error:
                 if not error.code:  # success, says the program
-                    activation.check_trained()
+                    run.check_trained()
                 raise
-            activation.check_trained()
+            run.check_trained()
         return result
 
 
@@ -190,7 +190,7 @@ class _Watch(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         # A program that has reached for solo_gps.activate switches on by itself.
-        if fullname == "solo.methods" and "solo_gps.guide.run" not in sys.modules:
+        if fullname == "solo.methods" and "solo_gps.guide.switch" not in sys.modules:
             raise ConfigError(
                 f"this program imports solo-learn inside its function, and its recipe has {' and '.join(self._places)}: solo-gps "
                 "could not tell before that guidance is asked for. Import solo.methods at the top of the program's file; or "

@@ -191,7 +191,7 @@ class Record:
 def train() -> Callable[..., Record]:
     """Trains a recipe with the installed solo-learn, through `solo_gps.commands.pretrain`, and records every step."""
     from solo_gps.commands.pretrain import pretrain
-    from solo_gps.guide.run import activate
+    from solo_gps.guide.switch import activate
     from solo_gps.hosts.detect import detect_host
 
     def run(cfg: DictConfig, *, stock: bool = False) -> Record:

@@ -17,7 +17,7 @@ from solo_gps.evaluation.metrics import knn_accuracy
 from solo_gps.runtime.files import whole_file
 
 if TYPE_CHECKING:
-    from solo_gps.guide.run import Activation
+    from solo_gps.guide.run import GuidedRun
 
 RECIPE = "simclr_digits"
 TEST_SHARE = 0.25
@@ -91,29 +91,29 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
 def _train_and_judge(name: str, overrides: list[str], train: Path, test: Path, picture: Path) -> Result:
     from solo_gps.commands.pretrain import pretrain
     from solo_gps.commands.recipes import compose_recipe
-    from solo_gps.guide.run import activate
+    from solo_gps.guide.switch import activate
 
     cfg = compose_recipe(RECIPE, overrides)
-    with activate(cfg) as activation:
-        run = pretrain(cfg)
-        diagnostics = activation.diagnostics()
-        drawn = _draw_gallery(activation, picture) if activation.pairing.tables else None
-        cache = activation.pairing.space.embeddings.folder if activation.pairing.space else None
-    backbone = getattr(run.model, run.host.backbone_name)
+    with activate(cfg) as run:
+        trained = pretrain(cfg)
+        diagnostics = run.measures()
+        drawn = _draw_gallery(run, picture) if run.pairing.tables else None
+        cache = run.pairing.space.embeddings.folder if run.pairing.space else None
+    backbone = getattr(trained.model, trained.host.backbone_name)
     features = [
         folder_features(backbone, folder, size=cfg.augmentations[0].crop_size, mean=MEAN, std=STD) for folder in (train, test)
     ]
     accuracy = knn_accuracy(*features[0], *features[1])
     purity = diagnostics.get("guided_purity")
-    return Result(name=name, steps=int(run.trainer.global_step), accuracy=accuracy, purity=purity, cache=cache, picture=drawn)
+    return Result(name=name, steps=int(trained.trainer.global_step), accuracy=accuracy, purity=purity, cache=cache, picture=drawn)
 
 
-def _draw_gallery(activation: Activation, path: Path) -> Path:
-    assert activation.pairing.images is not None
-    table = activation.pairing.tables["gps"]
-    anchors = np.linspace(0, len(activation.pairing.images) - 1, GALLERY_ANCHORS).astype(int)
+def _draw_gallery(run: GuidedRun, path: Path) -> Path:
+    assert run.pairing.images is not None
+    table = run.pairing.tables["gps"]
+    anchors = np.linspace(0, len(run.pairing.images) - 1, GALLERY_ANCHORS).astype(int)
     return gallery(
-        activation.pairing.images,
+        run.pairing.images,
         anchors.tolist(),
         table.indices[anchors, :GALLERY_POSITIVES],
         path,

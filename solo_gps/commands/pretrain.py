@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
-from solo_gps.guide.run import activate, current_activation
+from solo_gps.guide.switch import activate, current_run
 from solo_gps.hosts.detect import Host, detect_host
 
 
@@ -41,13 +41,13 @@ def pretrain(cfg: DictConfig) -> Pretrained:
     Returns:
         The trained model and its trainer.
     """
-    switched_on: AbstractContextManager[Any] = nullcontext() if current_activation() else activate(cfg)
+    switched_on: AbstractContextManager[Any] = nullcontext() if current_run() else activate(cfg)
     with switched_on:
         host = detect_host()
         cfg = host.complete(cfg)
-        activation = current_activation()
-        assert activation is not None
-        activation.record_in(cfg)
+        run = current_run()
+        assert run is not None
+        run.record_in(cfg)
         host.lightning.seed_everything(cfg.seed)
         model = host.build_method(cfg, host.methods[cfg.method])
         val_loader = host.build_val_loader(cfg)

@@ -11,10 +11,10 @@ from solo_gps.guide.record import KEY
 from solo_gps.interfaces import ShownCrops
 
 if TYPE_CHECKING:
-    from solo_gps.guide.run import Activation
+    from solo_gps.guide.run import GuidedRun
 
 
-def guided_method(cls: type, activation: Activation) -> type:
+def guided_method(cls: type, run: GuidedRun) -> type:
     """Returns a subclass of a solo-learn method for training on guided pairs.
 
     Loss and network are the host's. The subclass turns the items of a batch into image indices, gives the online classifier
@@ -23,14 +23,14 @@ def guided_method(cls: type, activation: Activation) -> type:
 
     Args:
         cls: A class of solo-learn's METHODS, or a subclass.
-        activation: The switched-on plugin.
+        run: What is switched on.
     """
-    step = activation.host.classifier_step
+    step = run.host.classifier_step
 
     def labelled_step(self: Any, X: torch.Tensor, targets: torch.Tensor) -> Any:
         return getattr(super(guided, self), step)(X, self._targets_of_next_crop("online", targets))
 
-    members: dict[str, Any] = {"_activation": activation, step: labelled_step}
+    members: dict[str, Any] = {"_run": run, step: labelled_step}
     if hasattr(cls, "_shared_step_momentum"):
         members["_shared_step_momentum"] = lambda self, X, targets: super(guided, self)._shared_step_momentum(
             X, self._targets_of_next_crop("momentum", targets)
@@ -48,7 +48,7 @@ def is_guided(method: object) -> bool:
 class _Guided:
     """What is the same for every method and generation; stands before the host's class in the method resolution order."""
 
-    _activation: Activation
+    _run: GuidedRun
     shown_crops: ShownCrops | None
     """What the crops of the current training batch show; ``None`` in a step by hand."""
 
@@ -56,8 +56,8 @@ class _Guided:
         loaded = kwargs.pop(KEY, None) is not None  # a checkpoint's hyper-parameters hold the record, and its own recipe
         super().__init__(*args, **kwargs)
         with our_part("building the guided method"):
-            self._activation.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
-            self._activation.pairing.attach(self)  # type: ignore[arg-type]
+            self._run.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
+            self._run.pairing.attach(self)  # type: ignore[arg-type]
         self.shown_crops = None
         self._described = False
         self._crops_seen = {"online": 0, "momentum": 0}
@@ -65,15 +65,15 @@ class _Guided:
             self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[Any]:
-        return [*super().configure_callbacks(), self._activation.trainer_callback]  # type: ignore[misc]
+        return [*super().configure_callbacks(), self._run.callback]  # type: ignore[misc]
 
     def on_load_checkpoint(self, checkpoint: Any) -> None:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
-        self._activation.resume_from(checkpoint)
+        self._run.fit.resume_from(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: Any) -> None:
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        self._activation.save_to(checkpoint)
+        checkpoint[KEY] = self._run.fit.state()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
@@ -81,7 +81,7 @@ class _Guided:
             return batch
         items, crops, targets = batch
         with our_part("telling which image each crop shows"):
-            indices, self.shown_crops = self._activation.describe(items, targets, num_crops=len(crops))
+            indices, self.shown_crops = self._run.describe(items, targets, num_crops=len(crops))
         self._described = True
         return [indices, crops, targets]
 
@@ -89,12 +89,12 @@ class _Guided:
         if not self._described:  # a step by hand: what is known is of an earlier batch
             self.shown_crops = None
         with our_part("starting a step"):
-            self._activation.check_step(self, described=self._described)
+            self._run.check_step(self, described=self._described)
         self._described = False
         self._crops_seen = {"online": 0, "momentum": 0}
         out = super().training_step(batch, batch_idx)  # type: ignore[misc]
         if getattr(self, "_trainer", None) is None:  # else our callback counts, whatever step a subclass has
-            self._activation.receipt.steps += 1
+            self._run.receipt.steps += 1
         return out
 
     def _targets_of_next_crop(self, branch: str, targets: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,12 @@ class Pairing:
         assert self.images is not None, "prepare() comes first"
         return self.images.labels
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether every sampler that needs the training images has seen them."""
+        needed = any(sampler.pairs_images or sampler.reads_prior for sampler in self._samplers.values())
+        return self.images is not None or not needed
+
     def prepare(self, images: ImageSet, pipeline: Any = None) -> None:
         """Builds the tables that are needed before the first epoch.
 

@@ -12,7 +12,7 @@ from solo_gps.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Embeddings, NeighbourTable
-    from solo_gps.neighbours.fitting import RadiusAdvice
+    from solo_gps.neighbours.exact.fitting import RadiusAdvice
 
 __all__ = ["advise", "find", "register_search_backends"]
 

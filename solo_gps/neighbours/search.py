@@ -16,11 +16,11 @@ from solo_gps.neighbours.choose import choose_backend, resolve_search
 from solo_gps.neighbours.config import check_neighbours
 from solo_gps.neighbours.exact.ball import ball_table
 from solo_gps.neighbours.exact.duplicates import duplicate_report
+from solo_gps.neighbours.exact.fitting import RadiusAdvice, advise_radius
 from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
 from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.recall import reach_recall
 from solo_gps.neighbours.exact.workspace import Workspace
-from solo_gps.neighbours.fitting import RadiusAdvice, advise_radius
 from solo_gps.runtime import sharing as ranks
 from solo_gps.runtime.determinism import true_float32
 from solo_gps.runtime.progress import Progress, duration

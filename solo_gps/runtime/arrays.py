@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 _CHUNK_BYTES = 16 << 20
 
@@ -23,8 +20,6 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:
     """Returns a tensor over the same memory (copied only for another device); read-only arrays are only ever read."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)

@@ -36,8 +36,9 @@ def whole_file(path: Path, *, locked: bool = False) -> Iterator[Path]:
         yield unfinished
         flush(unfinished)
         os.replace(unfinished, path)
-    finally:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

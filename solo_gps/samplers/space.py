@@ -11,7 +11,7 @@ from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable
 from solo_gps.neighbours import advise, find
 from solo_gps.neighbours.choose import resolve_search
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.neighbours.fitting import RadiusAdvice
+from solo_gps.neighbours.exact.fitting import RadiusAdvice
 
 
 class PriorSpace:

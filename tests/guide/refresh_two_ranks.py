@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.guide import refresh
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from solo_gps.commands.program import run_program
-from solo_gps.guide.run import Activation
+from solo_gps.guide.run import GuidedRun
 from solo_gps.hosts.detect import detect_host
 from solo_gps.priors.pixels import PixelsEncoder
 from solo_gps.samplers.gps import Gps
@@ -29,9 +29,9 @@ PLACES = {
     "search": ("solo_gps.neighbours.search", "choose_backend"),
     "sampler": (Gps, "pairs"),
     "dataset": ("solo_gps.guide.dataset", "_item"),
-    "method": (Activation, "describe"),
-    "callback": (Activation, "begin_fit"),
-    "first epoch": (Activation, "start_epoch"),
+    "method": (GuidedRun, "describe"),
+    "callback": (GuidedRun, "begin_fit"),
+    "first epoch": (GuidedRun, "start_epoch"),
 }
 
 

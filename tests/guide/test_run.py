@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 import solo_gps
 from solo_gps.commands.pretrain import pretrain
 from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError, UnexpectedError, UnknownNameError
-from solo_gps.guide.run import current_activation
+from solo_gps.guide.switch import current_run
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host
@@ -29,11 +29,11 @@ def footprint():
 def test_switching_off_restores_solo_learn_exactly(recipe):
     before = footprint()
     with solo_gps.activate(recipe(sampler=GPS, prior=PIXELS)) as activation:
-        assert current_activation() is activation
+        assert current_run() is activation
         assert HOST.methods["simclr"] is not before["methods"]["simclr"]
         assert HOST.loader_module.DataLoader is not before["loader"]["DataLoader"]
     assert footprint() == before
-    assert current_activation() is None
+    assert current_run() is None
 
 
 def test_an_error_inside_restores_solo_learn_too(recipe):

@@ -69,7 +69,6 @@ class FaissIvf(Approximate):
 
     def _build(self, points: np.ndarray) -> Any:
         faiss = load_faiss()
-
         total, columns = points.shape
         lists = min(self.config.lists or max(1, int(4 * total**0.5)), total)
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(columns), columns, lists)
@@ -85,7 +84,6 @@ class FaissIvf(Approximate):
 
     def _parameters(self, count: int) -> Any:
         faiss = load_faiss()
-
         return faiss.SearchParametersIVF(nprobe=self.effort)
 
 
@@ -102,7 +100,6 @@ class FaissHnsw(Approximate):
 
     def _build(self, points: np.ndarray) -> Any:
         faiss = load_faiss()
-
         index = faiss.IndexHNSWFlat(points.shape[1], self.config.links)
         index.hnsw.efConstruction = max(80, 4 * self.config.links)
         index.add(points)
@@ -112,7 +109,6 @@ class FaissHnsw(Approximate):
 
     def _parameters(self, count: int) -> Any:
         faiss = load_faiss()
-
         return faiss.SearchParametersHNSW(efSearch=max(self.effort, count))
 
 
@@ -131,7 +127,6 @@ class FaissCagra(Approximate):
 
     def _build(self, points: np.ndarray) -> Any:
         faiss = load_faiss()
-
         self.device = "cuda"
         options = faiss.GpuIndexCagraConfig()
         options.graph_degree = 2 * self.config.links
@@ -145,7 +140,6 @@ class FaissCagra(Approximate):
 
     def _parameters(self, count: int) -> Any:
         faiss = load_faiss()
-
         options = faiss.SearchParametersCagra()
         # cuVS wants a multiple of 32, no smaller than the number of neighbours.
         options.itopk_size = -(-max(self.effort, count) // 32) * 32

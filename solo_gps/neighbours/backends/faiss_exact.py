@@ -28,7 +28,6 @@ class FaissFlat(SearchBackend):
     def candidates(self, rows: np.ndarray, count: int) -> Candidates:
         """Nearest by float32 products."""
         faiss = load_faiss()
-
         squared, indices = faiss.knn(self.points[rows], self.points, count)
         return Candidates(indices=indices, reach=self._reach(rows, squared, 2.0**-24, 0.0))
 
@@ -51,7 +50,6 @@ class FaissGpu(FaissFlat):
     def fit(self, points: np.ndarray) -> None:
         """Copies the points to the GPUs."""
         faiss = load_faiss()
-
         super().fit(points)
         self.device = "cuda"
         options = faiss.GpuMultipleClonerOptions()

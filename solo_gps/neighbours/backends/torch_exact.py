@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.runtime.arrays import as_tensor
 from solo_gps.runtime.devices import pick_device
-
-if TYPE_CHECKING:
-    import torch
 
 STRIPE = 16
 # Candidates for each neighbour, with bfloat16 products; the second where the first leaves too many rows unproven.
@@ -41,8 +38,6 @@ class TorchExact(SearchBackend):
 
     def candidates(self, rows: np.ndarray, count: int) -> Candidates:
         """Nearest by bfloat16 or float32 products."""
-        import torch
-
         at = torch.from_numpy(rows).to(self.device)
         keys, indices = self._operand.nearest(at, count)
         least = self._operand.reach(at, keys).cpu().numpy()
@@ -110,8 +105,6 @@ class Float32Operand(Operand):
 
     def products(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`Operand`."""
-        import torch
-
         out = self._room(len(rows), self.points)
         return torch.addmm(self.norms[None, :], self.points[rows], self.points.T, alpha=-2, out=out)
 
@@ -134,8 +127,6 @@ class BFloat16Operand(Operand):
     bytes_per_product = 3
 
     def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
-        import torch
-
         super().__init__(points)
         columns = points.shape[1]
         width = -(-(columns + 6) // 32) * 32
@@ -160,8 +151,6 @@ class BFloat16Operand(Operand):
 
     def products(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`Operand`."""
-        import torch
-
         block, columns = self.right[rows], self.columns
         left = block * -2
         left[:, columns : columns + 3] = 1
@@ -173,8 +162,6 @@ class BFloat16Operand(Operand):
 
         Those come first, and whenever one is the last that was kept, :meth:`reach` is 0 and nothing counts as proven.
         """
-        import torch
-
         bits, indices = smallest(self.products(rows).view(torch.int16), count)
         return bits.view(torch.bfloat16), indices
 
@@ -197,8 +184,6 @@ def smallest(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
     Returns:
         (B, count) keys, smallest first, and (B, count) int64 columns.
     """
-    import torch
-
     block, total = keys.shape
     stripes = total // STRIPE
     if stripes <= 2 * count:
@@ -217,8 +202,6 @@ def smallest(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
 @lru_cache(maxsize=8)
 def bfloat16_pays(device: str, columns: int) -> bool:
     """Times one product each way (some milliseconds); whether bfloat16 is at least as fast as float32 here."""
-    import torch
-
     if device != "cpu":
         # Older GPUs only emulate bfloat16.
         return torch.cuda.get_device_capability()[0] >= 8
@@ -231,8 +214,6 @@ def bfloat16_pays(device: str, columns: int) -> bool:
 
 
 def _seconds(points: torch.Tensor) -> float:
-    import torch
-
     out = points.new_empty((256, len(points)))
     begun = time.perf_counter()
     torch.mm(points[:256], points.T, out=out)

@@ -54,7 +54,7 @@ class Pnn(Sampler):
         if self._embeddings is None:
             raise HostError(
                 "sampler.pnn.space=prior: the training loader was not made while solo-gps was switched on, so the images were "
-                "never embedded. Make it by solo-learn's prepare_dataloader within the activation."
+                "never embedded. Make it by solo-learn's prepare_dataloader while the plugin is switched on."
             )
         return self._embeddings
 

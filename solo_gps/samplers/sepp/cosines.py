@@ -204,16 +204,16 @@ class _Collector:
         full = len(self._examples) == self._most_examples
         kept = min(number, self._most_examples)
         if kept and not (full and most <= self._example_cosines[-1]):
-            place = torch.topk(tile.products.reshape(-1), kept).indices.cpu().numpy()
+            flat = torch.topk(tile.products.reshape(-1), kept).indices.cpu().numpy()
             width = tile.products.shape[1]
-            self._remember(place // width + tile.row, place % width + tile.column)
+            self._remember(flat // width + tile.row, flat % width + tile.column)
 
     def _judge(self, tile: Tile, near: torch.Tensor) -> None:
         """Pairs that may be in the window: the exact cosine decides."""
         number = int(near.count_nonzero())
         if self._number + number > self._max_pairs + 1000:
             self._refuse(self._number + number)
-        i, j = (place.cpu().numpy() for place in torch.nonzero(near, as_tuple=True))
+        i, j = (axis.cpu().numpy() for axis in torch.nonzero(near, as_tuple=True))
         i, j = i + tile.row, j + tile.column
         cosines = self._rows.cosines(i, j)
         inside, above = (cosines >= self._low) & (cosines <= self._high), cosines > self._high

@@ -131,7 +131,7 @@ class _Counts:
         self._pairs += torch.bincount(band, minlength=size).numpy()
         if self._labels is None:
             return
-        i, j = (place.cpu() for place in torch.nonzero(found, as_tuple=True))
+        i, j = (axis.cpu() for axis in torch.nonzero(found, as_tuple=True))
         first, second = self._labels[i + row], self._labels[j + column]
         known = (first >= 0) & (second >= 0)
         self._known += torch.bincount(band[known], minlength=size).numpy()

@@ -9,7 +9,7 @@ from collections import deque
 import pytest
 import torch
 
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host

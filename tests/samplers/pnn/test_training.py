@@ -20,7 +20,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import solo_gps
 from solo_gps.commands.pretrain import pretrain
 from solo_gps.errors import ConfigError, DataError, HostError, RefusedMethodError
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.methods import METHODS as FACTS
 from solo_gps.methods import Place

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.methods import facts_of
 

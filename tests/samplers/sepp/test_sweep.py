@@ -139,5 +139,5 @@ def test_bad_input_is_one_line(arguments, message, digits, capsys, own_cache):
 
 
 def test_the_command_is_found_without_importing_torch():
-    code = "import sys; from solo_gps import cli; cli._parser(); assert 'torch' not in sys.modules"
+    code = "import sys; from solo_gps.commands import cli; cli._parser(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

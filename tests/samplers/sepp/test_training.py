@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
 from solo_gps.errors import DataError, RefusedMethodError
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host
@@ -230,7 +230,7 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 from omegaconf import OmegaConf
-from solo_gps.guide.run import activate
+from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.commands.pretrain import pretrain
 

@@ -15,9 +15,9 @@ from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import advise, find
 from solo_gps.neighbours.config import SearchConfig
+from solo_gps.neighbours.exact.fitting import largest_radius
 from solo_gps.neighbours.exact.prepare import prepare
 from solo_gps.neighbours.exact.workspace import Workspace
-from solo_gps.neighbours.fitting import largest_radius
 
 
 def points(array, space="euclidean"):

@@ -1,0 +1,176 @@
+"""One training of a trainer, from the first iterator to the last step: which epoch it is, and when an error may be raised.
+
+Lightning tells of a training in this order (2.x; 1.9 makes the iterator later, after `on_train_start`)::
+
+    setup               begin           errors wait from here on
+      load checkpoint   resume_from
+      first iterator    draw_pairs      of the epoch that the checkpoint names: Lightning restores its own count after this
+    on_train_start      start_steps     raises what went wrong; errors go free again
+    on_train_epoch_start  start_epoch   the trainer's own count is right now
+      iterator          draw_pairs      once an epoch
+      steps
+    on_train_end, teardown  end
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from solo_gps.errors import HostError, our_part
+from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, guided_dataset, loaders_of
+from solo_gps.guide.pairing import Pairing
+from solo_gps.guide.receipt import Receipt
+from solo_gps.guide.record import KEY
+from solo_gps.interfaces import Pairs, read_only
+from solo_gps.plugins import plugin_manager
+
+log = logging.getLogger(__name__)
+
+SAME_RUN = ("samplers", "refresh", "embeddings")
+"""Keys of the record in which a checkpoint's run must agree with this one to be its earlier part."""
+
+
+class Fit:
+    """Which training is under way, and where it stands.
+
+    Args:
+        pairing: Draws the pairs.
+        receipt: Counts what the training is shown.
+        record: What the run says of itself.
+        prepare: How the host makes a loader, named in errors.
+
+    Attributes:
+        dataset: The guided training set, once the host has made its loader and where a sampler guides it.
+        trainer: The trainer at work, or ``None``.
+        was_finished: The training resumed this very run at its end, and had nothing left to do.
+        steps_before: Steps of the trainer that were not this run's.
+    """
+
+    def __init__(self, pairing: Pairing, receipt: Receipt, record: Mapping[str, Any], prepare: str) -> None:
+        self.dataset: GuidedDataset | None = None
+        self.trainer: Any = None
+        self.was_finished = False
+        self.steps_before = 0
+        self._pairing, self._receipt, self._record, self._prepare = pairing, receipt, record, prepare
+        self._may_raise = True
+        self._late_error: BaseException | None = None
+        self._epochs_by_hand = 0
+        self._resumed_epoch: int | None = None
+        self._resumed_record: Mapping[str, Any] | None = None
+        self._announced_epoch: int | None = None
+
+    def guide(self, dataset: GuidedDataset) -> None:
+        """Takes the set whose pairs are drawn from now on."""
+        self.dataset = dataset
+        dataset.draw_with(self.draw_pairs)
+
+    def begin(self, trainer: Any) -> None:
+        """A trainer starts. Until :meth:`start_steps`, Lightning 2 cannot bear an error: its teardown would raise its own."""
+        self.trainer, self._may_raise = trainer, False
+        self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
+        self._receipt.begin_training()
+        self.steps_before = int(trainer.global_step)
+
+    def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Notes the epoch that a checkpoint resumes at, and takes back what :meth:`state` put into it.
+
+        Only where a training resumes: weights that are loaded for anything else say nothing about the pairs.
+        """
+        if self.trainer is None:
+            return
+        progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+        self._resumed_epoch = progress.get("processed")
+        state = checkpoint.get(KEY, {})
+        self._resumed_record = state.get("record")
+        if self._resumed_its_like:
+            self._receipt.counts.update(state.get("counts", {}))
+            self.steps_before = 0
+        else:
+            self.steps_before = int(checkpoint.get("global_step", 0))
+            log.warning(
+                "resumed from a checkpoint whose %d steps were %s: this run's record and receipt speak of the steps from here on",
+                self.steps_before,
+                "plain" if self._resumed_record is None else "guided by other samplers, keys, embeddings or refreshes",
+            )
+        tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
+        if tables is not None:
+            self._pairing.load_state(tables)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the run's record, and what a resumed run needs, for a checkpoint."""
+        return {"record": dict(self._record), "counts": dict(self._receipt.counts), "refresh": self._pairing.state()}
+
+    def start_steps(self) -> None:
+        """Raises what went wrong while the first iterator was made.
+
+        Raises:
+            HostError: The trainer reads another loader than the guided one, or none was ever guided.
+        """
+        self._may_raise = True
+        if self._late_error is not None:
+            raise self._late_error
+        if not self._pairing.is_ready:
+            raise HostError(f"training was about to start on a loader that solo-gps never guided. {self._mend}")
+        if self.dataset is not None and not all(map(self._is_guided, loaders_of(self.trainer))):
+            raise HostError(f"training was about to start on another loader than the guided one. {self._mend}")
+
+    @property
+    def _mend(self) -> str:
+        return f"Give the trainer the one that solo-learn's {self._prepare} made while the plugin was switched on."
+
+    def _is_guided(self, loader: Any) -> bool:
+        return isinstance(loader, GuidedLoader) and guided_dataset(loader.dataset) is self.dataset
+
+    def start_epoch(self) -> None:
+        """The trainer's own count of epochs is right from now on."""
+        self._resumed_epoch = None
+
+    def draw_pairs(self) -> Pairs:
+        """Returns the pairs of the epoch about to start; those of before where an error has to wait."""
+        try:
+            with our_part("choosing the pairs of an epoch"):
+                return self._pairs_of(self.epoch)
+        except BaseException as error:
+            if self._may_raise:
+                raise
+            assert self.dataset is not None
+            self._late_error = error
+            return Pairs(anchors=self.dataset.anchors.numpy(), positives=self.dataset.positives.numpy())
+
+    def _pairs_of(self, epoch: int) -> Pairs:
+        assert self.dataset is not None
+        last = -1 if self.trainer is None else self.trainer.max_epochs or -1
+        if not 0 <= last <= epoch:  # else a finished run was resumed, and nothing is left to train
+            self._pairing.refresh_if_due(epoch, self.dataset.pipelines[0])
+        self._epochs_by_hand += self.trainer is None
+        pairs = self._pairing.pairs(epoch)
+        if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
+            self._announced_epoch = epoch
+            seen = Pairs(anchors=read_only(pairs.anchors), positives=read_only(pairs.positives))
+            plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=seen, labels=self._pairing.labels)
+        return pairs
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch about to start, from 0; without a trainer, of iterators made."""
+        if self._resumed_epoch is not None:
+            return self._resumed_epoch
+        return self._epochs_by_hand if self.trainer is None else int(self.trainer.current_epoch)
+
+    def check_batch(self) -> None:
+        """Raises :class:`HostError` when a trainer steps though no iterator of the guided loader was made for it."""
+        if self.trainer is not None and self._announced_epoch is None:
+            raise HostError(f"a training step got a batch of another loader than the guided one. {self._mend}")
+
+    def end(self) -> None:
+        """The trainer is done, or has failed."""
+        if self.trainer is not None:
+            self.was_finished = self._resumed_its_like and self._receipt.steps == 0 < int(self.trainer.global_step)
+        self.trainer, self._may_raise, self._late_error = None, True, None
+
+    @property
+    def _resumed_its_like(self) -> bool:
+        record = self._resumed_record
+        return record is not None and all(record.get(key) == self._record[key] for key in SAME_RUN)
