@@ -136,3 +136,13 @@ def test_the_citation_names_the_papers_that_the_readme_names():
     assert cited["version"] == solo_gps.__version__
     papers = set(re.findall(r"arxiv.org/abs/(\d+\.\d+)", (ROOT / "README.md").read_text()))
     assert {paper["url"].removeprefix("https://arxiv.org/abs/") for paper in cited["references"]} == papers
+
+
+SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "harness")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_each_benchmark_shows_in_its_help_how_it_is_called(script):
+    text = script.read_text()
+    assert f"python benchmarks/{script.name}" in (ast.get_docstring(ast.parse(text)) or "")
+    assert "parser(__doc__)" in text or "description=__doc__" in text
