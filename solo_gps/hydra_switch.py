@@ -76,7 +76,8 @@ class GuidedJob:
             for line in overruled(self._own, cfg, _typed(), _choices()):
                 log.warning(line)
         if not asked.samplers:
-            return self._function(cfg)
+            with _loader_workers():
+                return self._function(cfg)
         from solo_gps.guide.switch import activate
 
         with _loader_workers(), activate(cfg, program=self._function) as run:
