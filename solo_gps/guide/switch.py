@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,12 +66,10 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
     if asked.samplers:
         original, guided = host.methods[recipe.method], _method_class(run)
         for methods in registries(program, host.methods, recipe.method):
-            stack.enter_context(_replaced(methods.__setitem__, recipe.method, original, guided))
-        for where, name, value in (
-            (host.loader_module, "DataLoader", run.make_loader),
-            (host.lightning.Trainer, "fit", _guarded_fit(host)),
-        ):
-            stack.enter_context(_replaced(partial(setattr, where), name, getattr(where, name), value))
+            stack.callback(methods.__setitem__, recipe.method, original)
+            methods[recipe.method] = guided
+        stack.enter_context(patch.object(host.loader_module, "DataLoader", run.make_loader))
+        stack.enter_context(patch.object(host.lightning.Trainer, "fit", _guarded_fit(host)))
         if asked.refresh is not None and asked.prior is None and recipe.get("prior") is not None:
             log.warning(
                 "refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used. Set "
@@ -123,12 +122,3 @@ def _as_current(run: GuidedRun) -> Iterator[None]:
         yield
     finally:
         _current.pop()
-
-
-@contextmanager
-def _replaced(put: Callable[[str, Any], Any], name: str, before: Any, value: Any) -> Iterator[None]:
-    put(name, value)
-    try:
-        yield
-    finally:
-        put(name, before)

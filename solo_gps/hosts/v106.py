@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,12 +44,8 @@ class Solo106:
         """Makes AutoResumer compare sampler, embeddings and refresh, so that a guided run never resumes another's checkpoint."""
         from solo.utils.auto_resumer import AutoResumer
 
-        before = AutoResumer.SHOULD_MATCH
-        AutoResumer.SHOULD_MATCH = [*before, *RESUME_KEYS]
-        try:
+        with patch.object(AutoResumer, "SHOULD_MATCH", [*AutoResumer.SHOULD_MATCH, *RESUME_KEYS]):
             yield
-        finally:
-            AutoResumer.SHOULD_MATCH = before
 
     def complete(self, cfg: DictConfig) -> DictConfig:
         """Fills in the recipe's derived keys and defaults, by solo-learn's own function."""

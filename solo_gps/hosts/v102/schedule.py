@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 
 class Schedule:
@@ -28,11 +29,9 @@ class Schedule:
 
     def configure_optimizers(self) -> Any:
         """Builds the host's optimizer and, in place of its schedule by epoch, 1.0.6's."""
-        schedule, self.scheduler = self.scheduler, "none"  # type: ignore[has-type]
-        try:
+        schedule = self.scheduler  # type: ignore[attr-defined]
+        with patch.object(self, "scheduler", "none"):
             optimizer = super().configure_optimizers()  # type: ignore[misc]
-        finally:
-            self.scheduler = schedule
         if schedule == "none":
             return optimizer
         if schedule == "step":
