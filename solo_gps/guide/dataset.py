@@ -40,7 +40,7 @@ class GuidedDataset(Dataset):
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
         # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
         self._rows = self.anchors.numpy(), self.positives.numpy()
-        self._start_epoch: Callable[[], Pairs] | None = None
+        self._draw: Callable[[], Pairs] | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -60,7 +60,7 @@ class GuidedDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers only read the shared pairs; the samplers behind them stay in the main process.
-        return {**self.__dict__, "_start_epoch": None, "_rows": None}
+        return {**self.__dict__, "_draw": None, "_rows": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -71,15 +71,15 @@ class GuidedDataset(Dataset):
         anchors, positives = self._rows
         return anchors[items], positives[items]
 
-    def draw_with(self, start_epoch: Callable[[], Pairs]) -> None:
+    def draw_with(self, draw: Callable[[], Pairs]) -> None:
         """Sets the function that returns the pairs of the epoch about to start."""
-        self._start_epoch = start_epoch
+        self._draw = draw
 
-    def start_epoch(self) -> None:
+    def redraw(self) -> None:
         """Draws the pairs of a new epoch into the memory that all workers share."""
-        if self._start_epoch is None:
+        if self._draw is None:
             return
-        pairs = self._start_epoch()
+        pairs = self._draw()
         assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
         for row, drawn in zip(self._rows, (pairs.anchors, pairs.positives), strict=True):
             row[:] = drawn
@@ -96,7 +96,7 @@ class GuidedLoader(DataLoader):
     """A loader that has its guided dataset draw new pairs whenever an epoch's iterator is made."""
 
     def __iter__(self) -> Any:
-        guided_dataset(self.dataset).start_epoch()
+        guided_dataset(self.dataset).redraw()
         return super().__iter__()
 
 

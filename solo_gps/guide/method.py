@@ -69,11 +69,13 @@ class _Guided:
 
     def on_load_checkpoint(self, checkpoint: Any) -> None:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
-        self._run.fit.resume_from(checkpoint)
+        with our_part("resuming"):
+            self._run.fit.resume_from(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: Any) -> None:
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        checkpoint[KEY] = self._run.fit.state()
+        with our_part("saving what a resumed run needs"):
+            checkpoint[KEY] = self._run.fit.state()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]

@@ -31,7 +31,8 @@ class _GuidedPositives:
                 self._run.begin_fit(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._run.fit.start_steps()
+        with our_part("starting the training"):
+            self._run.fit.start_steps()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         with our_part("starting an epoch"):

@@ -18,7 +18,7 @@ from solo_gps.neighbours.exact.ball import ball_table
 from solo_gps.neighbours.exact.duplicates import duplicate_report
 from solo_gps.neighbours.exact.fitting import RadiusAdvice, advise_radius
 from solo_gps.neighbours.exact.nearest import expand_groups, nearest_points
-from solo_gps.neighbours.exact.prepare import prepare
+from solo_gps.neighbours.exact.points import points_of
 from solo_gps.neighbours.exact.recall import reach_recall
 from solo_gps.neighbours.exact.workspace import Workspace
 from solo_gps.runtime.determinism import true_float32
@@ -145,7 +145,7 @@ def _how_many(recall: Any) -> str:
 
 def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
     """Prepares the points and fits the backend."""
-    points = prepare(embeddings)
+    points = points_of(embeddings)
     backend.fit(points.search)
     return Workspace(points, backend.config, backend.device)
 

@@ -82,7 +82,7 @@ def test_a_pickled_copy_leaves_the_samplers_behind_and_shares_the_pairs():
     data = GuidedDataset(Greys(), [value], [True], pairs([1, 2, 3, 4, 5, 0]))
     data.draw_with(lambda: (_ for _ in ()).throw(AssertionError("a worker must not draw")))
     copy = pickle.loads(pickle.dumps(data))
-    copy.start_epoch()
+    copy.redraw()
     assert copy[0] == (0, [10], 0)
 
 

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from solo_gps.commands.program import run_program
+from solo_gps.guide.fit import Fit
 from solo_gps.guide.run import GuidedRun
 from solo_gps.hosts.detect import detect_host
 from solo_gps.priors.pixels import PixelsEncoder
@@ -25,13 +26,13 @@ ERRORS = [
 PLACES = {
     "config": ("solo_gps.guide.check", "parse"),
     "prior": (PixelsEncoder, "load"),
-    "cache": ("solo_gps.embeddings.store", "open_cache"),
+    "cache": ("solo_gps.embeddings.service", "open_cache"),
     "search": ("solo_gps.neighbours.search", "choose_backend"),
     "sampler": (Gps, "pairs"),
     "dataset": ("solo_gps.guide.dataset", "_item"),
     "method": (GuidedRun, "describe"),
     "callback": (GuidedRun, "begin_fit"),
-    "first epoch": (GuidedRun, "start_epoch"),
+    "first epoch": (Fit, "start_epoch"),
 }
 
 

@@ -15,7 +15,7 @@ from solo_gps.neighbours import find
 from solo_gps.neighbours.backends.faiss_here import installed_faiss
 from solo_gps.neighbours.backends.torch_exact import BFloat16Operand, Float32Operand, TorchExact, smallest
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.neighbours.exact.prepare import prepare
+from solo_gps.neighbours.exact.points import points_of
 from solo_gps.neighbours.exact.rerank import HostDistances
 
 GPU = installed_faiss().gpus > 0
@@ -226,7 +226,7 @@ def test_reach_is_a_lower_bound(operand, offset):
     import torch
 
     array = np.random.default_rng(9).standard_normal((400, 33)).astype(np.float32) + np.float32(offset)
-    prepared = prepare(points(array)).search
+    prepared = points_of(points(array)).search
     rows = torch.arange(400)
     narrow = operand(torch.from_numpy(prepared))
     least = narrow.reach(rows, narrow.products(rows)).numpy()

@@ -11,7 +11,7 @@ from solo_gps.interfaces import NeighbourTable
 from solo_gps.neighbours.backend import SearchBackend
 from solo_gps.neighbours.exact.fitting import advise_radius
 from solo_gps.neighbours.exact.nearest import member_slices, rows_to_table
-from solo_gps.neighbours.exact.prepare import Points
+from solo_gps.neighbours.exact.points import Points
 from solo_gps.neighbours.exact.workspace import Workspace
 from solo_gps.runtime.ranks import training_ranks
 

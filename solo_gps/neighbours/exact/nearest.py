@@ -8,7 +8,7 @@ import numpy as np
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.exact.duplicates import Groups
-from solo_gps.neighbours.exact.prepare import Points
+from solo_gps.neighbours.exact.points import Points
 from solo_gps.neighbours.exact.rerank import sort_key, unpack_key
 from solo_gps.neighbours.exact.workspace import Workspace
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.near_points import NearPairs
-from solo_gps.neighbours.exact.prepare import Points
+from solo_gps.neighbours.exact.points import Points
 from solo_gps.neighbours.exact.rerank import distances_between, sort_key
 
 

@@ -11,7 +11,7 @@ from solo_gps.config import check_choice
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
-from solo_gps.neighbours.exact.prepare import exact_rows
+from solo_gps.neighbours.exact.points import exact_rows
 from solo_gps.neighbours.filters.graph import edges
 
 METHODS = ("louvain", "leiden")

@@ -8,7 +8,7 @@ from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours.exact.duplicates import Groups, groups_of
 from solo_gps.neighbours.exact.nearest import rows_to_table
-from solo_gps.neighbours.exact.prepare import exact_rows
+from solo_gps.neighbours.exact.points import exact_rows
 from solo_gps.neighbours.exact.rerank import Distances, HostDistances, sort_key
 
 _BLOCK_PAIRS = 1 << 22

@@ -16,7 +16,7 @@ from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import advise, find
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.fitting import largest_radius
-from solo_gps.neighbours.exact.prepare import prepare
+from solo_gps.neighbours.exact.points import points_of
 from solo_gps.neighbours.exact.workspace import Workspace
 
 
@@ -70,7 +70,7 @@ def test_the_largest_radius_is_the_largest(seed, columns, max_ball, start):
     squared = np.sort(np.square(array[:, None] - array[None]).sum(-1), axis=1)[:, 1:]
     expected = min(start, squared[:, max_ball].min())
     config = SearchConfig(max_ball=max_ball, device="cpu", memory_mib=16)
-    assert largest_radius(Workspace(prepare(points(array)), config, "cpu"), start) == expected
+    assert largest_radius(Workspace(points_of(points(array)), config, "cpu"), start) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])

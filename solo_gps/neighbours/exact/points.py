@@ -43,7 +43,7 @@ class Points:
         return exact * self.scale * (1 + 1e-5) + self.slack
 
 
-def prepare(embeddings: Embeddings) -> Points:
+def points_of(embeddings: Embeddings) -> Points:
     """Checks (N, D) embeddings and returns their points.
 
     Raises:
