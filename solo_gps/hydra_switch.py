@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, our_part
 
@@ -52,14 +53,9 @@ class GuidedJob:
         try:
             if asks_for_guidance(cfg):
                 return self._guided(cfg)
-            with _kept_from_solo_learn(cfg):
-                result = self._function(cfg)
-            if asks_for_guidance(cfg):
-                raise ConfigError(
-                    f"{' and '.join(_places(cfg))} came into the recipe inside the program, after its start: this training was "
-                    "plain. Say it in the recipe's file or on the command line, or train inside `with solo_gps.activate(cfg)`."
-                )
-            return result
+            before = _switched_on()
+            with _kept_from_solo_learn(cfg), _at_end(lambda: _check_plain(cfg, before)):
+                return self._function(cfg)
         except SoloGpsError as error:
             _end(error, f"solo-gps: {error}")
         except UnexpectedError as error:
@@ -80,15 +76,34 @@ class GuidedJob:
                 return self._function(cfg)
         from solo_gps.guide.switch import activate
 
-        with _loader_workers(), activate(cfg, program=self._function) as run:
-            try:
-                result = self._function(cfg)
-            except SystemExit as error:
-                if not error.code:  # success, says the program
-                    run.check_trained()
-                raise
-            run.check_trained()
-        return result
+        with _loader_workers(), activate(cfg, program=self._function) as run, _at_end(lambda: run.check_trained(cfg)):
+            return self._function(cfg)
+
+
+@contextmanager
+def _at_end(check: Callable[[], None]) -> Iterator[None]:
+    """Checks a job that ends well, also one that ends itself by ``sys.exit(0)``."""
+    try:
+        yield
+    except SystemExit as error:
+        if not error.code:
+            check()
+        raise
+    check()
+
+
+def _switched_on() -> int:
+    """How often this process has switched on, which a program may do by itself."""
+    return getattr(sys.modules.get("solo_gps.guide.switch"), "times_switched_on", 0)
+
+
+def _check_plain(cfg: Any, switched_on: int) -> None:
+    if asks_for_guidance(cfg) and not _wants_none(cfg) and _switched_on() == switched_on:
+        raise ConfigError(
+            f"this training was plain, though its recipe has {' and '.join(_places(cfg))}: it came into the recipe, or solo-learn"
+            " into the program, after the start. Say it in the recipe's file or on the command line, and import solo.methods at the "
+            "top of the program's file; or train inside `with solo_gps.activate(cfg)`."
+        )
 
 
 @contextmanager
@@ -128,13 +143,18 @@ def _at_top(cfg: Any) -> list[str]:
 def _places(cfg: DictConfig) -> list[str]:
     """The dotted places at which a recipe says something under our words: at its top; where nothing is there, below it."""
     top = _at_top(cfg)
-    if top or "sampler" in cfg.keys():  # noqa: SIM118 - not `in`: a key whose interpolation fails would not be there
+    if ("sampler" in cfg.keys() and "sampler" not in top) or _wants_none(cfg):  # noqa: SIM118 - `in` needs it resolved
         return top  # a sampler of null, at the top, says that none is wanted
-    chosen = [f"{group.partition('@')[2]}.{group.partition('@')[0]}" for group in _choices() if group.startswith(_ELSEWHERE)]
-    return chosen + [f"{place}.sampler" for place, node in _groups(cfg).items() if place and _names_samplers(node.get("sampler"))]
+    absent = [key for key in NODES if key not in top]
+    chosen = [(group.partition("@")[2], group.partition("@")[0]) for group in _choices() if "@" in group]
+    below = [(place, key) for place, node in _groups(cfg).items() for key in absent if key in node]
+    meant = [(place, key) for place, key in below if place.split(".")[0] not in ("", *NODES) and _is_ours(cfg, f"{place}.{key}")]
+    places = {f"{place}.{key}" for place, key in [*chosen, *meant] if key in absent and place != "_global_"}
+    return [*top, *sorted(places)]
 
 
-_ELSEWHERE = tuple(f"{node}@" for node in NODES)
+def _wants_none(cfg: DictConfig) -> bool:
+    return OmegaConf.to_container(cfg, resolve=False).get("sampler") == {}  # type: ignore[union-attr]
 
 
 def _is_given(cfg: DictConfig, key: str) -> bool:
@@ -154,12 +174,22 @@ def _groups(cfg: DictConfig) -> dict[str, Mapping[Any, Any]]:
     return found
 
 
-def _names_samplers(node: Any) -> bool:
-    if not isinstance(node, Mapping) or not node:
-        return False
+def _is_ours(cfg: DictConfig, place: str) -> bool:
+    """Whether a group below the top says what one of ours would say."""
     from solo_gps.plugins import registered
 
-    return set(node) <= set(registered("register_samplers"))
+    node, word = None, place.rpartition(".")[2]
+    with suppress(OmegaConfBaseException):
+        node = OmegaConf.select(cfg, place)
+    if not OmegaConf.is_dict(node) or not node:
+        return False
+    if word == "sampler":
+        return set(node) <= set(registered("register_samplers"))
+    if word == "prior":
+        return node.get("name") in registered("register_encoders")
+    if word == "search":
+        return node.get("backend") in [*registered("register_search_backends"), "auto"]
+    return node.get("of") in ("features", "projections")
 
 
 def _check_places(places: Sequence[str]) -> None:
@@ -176,7 +206,7 @@ def _kept_from_solo_learn(cfg: Any) -> Iterator[None]:
     """Runs a job that was taken for a stranger's, though it has words of ours: importing solo-learn in it is an error."""
     places = _at_top(cfg)
     watch = _Watch(places)
-    if places and OmegaConf.to_container(cfg, resolve=False).get("sampler") != {}:  # type: ignore[union-attr]
+    if places and not _wants_none(cfg):
         sys.meta_path.insert(0, watch)
     try:
         yield
@@ -195,7 +225,7 @@ class _Watch(MetaPathFinder):
             raise ConfigError(
                 f"this program imports solo-learn inside its function, and its recipe has {' and '.join(self._places)}: solo-gps "
                 "could not tell before that guidance is asked for. Import solo.methods at the top of the program's file; or "
-                "train inside `with solo_gps.activate(cfg)`; or, if these keys mean something else, rename them."
+                "import it and train inside `with solo_gps.activate(cfg)`; or, if these keys mean something else, rename them."
             )
 
 

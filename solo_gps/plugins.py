@@ -110,9 +110,9 @@ def wrapped(hook: str, key: str, value: Any, **others: Any) -> Any:
     return value
 
 
-def lookup(hook: str, kind: str, name: str) -> Any:
-    """Returns the object registered under ``name``, or raises :class:`UnknownNameError` with the known names."""
+def lookup(hook: str, kind: str, name: str, hint: str = "") -> Any:
+    """Returns the object registered under ``name``, or raises :class:`UnknownNameError` with the known names and a hint."""
     known = registered(hook)
     if name not in known:
-        raise UnknownNameError(kind, name, known)
+        raise UnknownNameError(kind, name, known, hint)
     return known[name]

@@ -77,6 +77,12 @@ def test_a_config_that_is_no_mapping_asks_for_nothing():
         ({"a": {"b": {"sampler": {"sepp": None, "gps": None}}}}, ["a.b.sampler"]),
         ({"data": {"sampler": {"name": "random"}}}, []),
         ({"data": {"sampler": "gps"}}, []),
+        ({"sampler": {"gps": {}}, "exp": {"prior": {"name": "pixels"}}}, ["sampler", "exp.prior"]),
+        ({"sampler": {"gps": {}}, "exp": {"prior": {"name": "normal"}, "search": {"lr": 1}}}, ["sampler"]),
+        ({"sampler": {"gps": {}}, "prior": {"name": "pca"}, "exp": {"prior": {"name": "pixels"}}}, ["sampler", "prior"]),
+        ({"below": {"search": {"backend": "torch"}, "refresh": {"of": "features"}}}, ["below.refresh", "below.search"]),
+        ({"nodes": {"mine": {"gps": {}}}, "exp": {"sampler": "${nodes.mine}"}}, ["exp.sampler"]),
+        ({"sampler": {"gps": {"prior": {"name": "pixels"}}}}, ["sampler"]),
         ({"sampler": {}, "base": {"sampler": {"gps": {}}}}, ["sampler"]),
         ({"sampler": None, "base": {"sampler": {"gps": {}}}}, []),
     ],
@@ -110,6 +116,7 @@ def late(folder, body, recipe, *arguments):
     )
 
 
+ADDS = "cfg._set_flag('struct', False); cfg.sampler = {'gps': {}}"
 SHAPED_TEXT = "method: simclr\nbackbone: {name: resnet18}\naugmentations: [{}]\n"
 
 
@@ -123,7 +130,9 @@ SHAPED_TEXT = "method: simclr\nbackbone: {name: resnet18}\naugmentations: [{}]\n
         ("pass", SHAPED_TEXT + "defaults: [sub/base]", [], "sub.sampler: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT, ["+sampler@foo=gps"], "foo.sampler: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT, ["+prior@data=pixels"], "data.prior: solo-gps reads sampler"),
-        ("cfg._set_flag('struct', False); cfg.sampler = {'gps': {}}", SHAPED_TEXT, [], "sampler came into the recipe inside"),
+        (ADDS, SHAPED_TEXT, [], "this training was plain, though its recipe has sampler: it came into the recipe"),
+        (f"{ADDS}; import sys; sys.exit(0)", SHAPED_TEXT, [], "this training was plain"),
+        ("pass", SHAPED_TEXT, ["+sampler=gps", "+refresh@foo=features"], "foo.refresh: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT + "sampler: gps", [], "write `sampler: {gps: {}}`"),
         ("pass", SHAPED_TEXT + "sampler: None", [], "or null for none"),
         ("pass", "backbone: {}\naugmentations: [{}]\nmethod: null\nsampler: {gps: {}}", [], "this recipe names no method"),
@@ -144,7 +153,11 @@ def test_guidance_that_is_asked_for_where_it_cannot_act_ends_the_program(body, r
         ("pass", "data: {sampler: {gps: {}}}"),
         ("pass", SHAPED_TEXT + "sampler: null\nkept: {sampler: {gps: {}}}"),
         ("pass", SHAPED_TEXT + "sampler: {}\nprior: {name: nobodys}"),
-        ("import solo_gps.guide.run\n" + IMPORTS, "sampler: {gps: {k: 3}}"),
+        (f"import solo_gps\ntry: solo_gps.activate(cfg).__enter__()\nexcept ValueError: pass\n{IMPORTS}", "sampler: {mine: {}}"),
+        (
+            f"{ADDS}\nimport solo_gps.guide.switch as switch\nswitch.times_switched_on += 1",
+            SHAPED_TEXT,
+        ),
     ],
 )
 def test_a_program_that_asks_for_nothing_here_runs(body, recipe, tmp_path):

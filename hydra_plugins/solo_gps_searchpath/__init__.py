@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -60,10 +61,11 @@ def _own_nodes(hydra: Hydra, config_name: str | None) -> dict[str, Any]:
 
     from solo_gps.hydra_switch import NODES
 
-    repository = hydra.config_loader.repository  # type: ignore[attr-defined]
-    if config_name is None or not repository.config_exists(config_name):
-        return {}
-    values = OmegaConf.to_container(repository.load_config(config_name).config, resolve=False)
+    values: Any = {}
+    with suppress(Exception):  # Hydra reads it too, and says what is wrong with it in its own words
+        if config_name is not None:
+            repository = hydra.config_loader.repository  # type: ignore[attr-defined]
+            values = OmegaConf.to_container(repository.load_config(config_name).config, resolve=False)
     return {key: values[key] for key in NODES if isinstance(values, dict) and isinstance(values.get(key), dict)}
 
 

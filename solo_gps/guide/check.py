@@ -20,6 +20,7 @@ from solo_gps.plugins import lookup
 from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
+_STRANGERS = "Where the key sampler means something else in this program, give it another name."
 NEED_A_SAMPLER = ("prior", "search", "refresh")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
@@ -83,7 +84,7 @@ def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
     seed = _seed(recipe)
     samplers: dict[str, Sampler] = {}
     for name, keys in node.items():
-        cls = lookup("register_samplers", "sampler", str(name))
+        cls = lookup("register_samplers", "sampler", str(name), _STRANGERS)
         samplers[str(name)] = cls(parse({} if keys is None else keys, cls.config_class, f"sampler.{name}"), seed=seed)
     return samplers
 
@@ -146,8 +147,8 @@ def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
     """
     now = read_recipe(recipe)
     same = {
-        "sampler": {name: sampler.config for name, sampler in now.samplers.items()}
-        == {name: sampler.config for name, sampler in asked.samplers.items()},
+        "sampler or seed": {name: (sampler.config, sampler.seed) for name, sampler in now.samplers.items()}
+        == {name: (sampler.config, sampler.seed) for name, sampler in asked.samplers.items()},
         "prior": asked.prior is None or now.prior == asked.prior,
         "search": now.search == asked.search,
         "refresh": now.refresh == asked.refresh,
@@ -157,7 +158,7 @@ def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
     if changed:
         raise ConfigError(
             f"the program changed {' and '.join(changed)} of its recipe after guidance was switched on by it. Say it in the "
-            "recipe's file or on the command line; or change it first, and train inside `with solo_gps.activate(cfg)`."
+            "recipe's file or on the command line."
         )
 
 

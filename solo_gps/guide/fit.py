@@ -3,7 +3,7 @@
 Lightning tells of a training in this order (2.x; 1.9 makes the iterator later, after `on_train_start`)::
 
     setup               begin           errors wait from here on
-      load checkpoint   resume_from
+      load checkpoint   resume_from     taken back once the loader is there: a data module makes it later
       first iterator    draw_pairs      of the epoch that the checkpoint names: Lightning restores its own count after this
     on_train_start      start_steps     raises what went wrong; errors go free again
     on_train_epoch_start  start_epoch   the trainer's own count is right now
@@ -28,7 +28,7 @@ from solo_gps.plugins import plugin_manager
 
 log = logging.getLogger(__name__)
 
-SAME_RUN = ("samplers", "refresh", "embeddings")
+SAME_RUN = ("samplers", "seed", "refresh", "embeddings")
 """Keys of the record in which a checkpoint's run must agree with this one to be its earlier part."""
 
 
@@ -60,11 +60,19 @@ class Fit:
         self._resumed_epoch: int | None = None
         self._resumed_record: Mapping[str, Any] | None = None
         self._announced_epoch: int | None = None
+        self._checkpoint: Mapping[str, Any] | None = None
+        self._shown: list[Any] = []
 
     def guide(self, dataset: GuidedDataset) -> None:
         """Takes the set whose pairs are drawn from now on."""
         self.dataset = dataset
+        self._shown.append(dataset)
         dataset.draw_with(self.draw_pairs)
+        self._take_back()
+
+    def read(self, dataset: Any) -> None:
+        """Takes the plain set whose images a sampler knows by their place in it."""
+        self._shown.append(dataset)
 
     def begin(self, trainer: Any) -> None:
         """A trainer starts. Until :meth:`start_steps`, Lightning 2 cannot bear an error: its teardown would raise its own."""
@@ -82,7 +90,15 @@ class Fit:
             return
         progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         self._resumed_epoch = progress.get("processed")
-        state = checkpoint.get(KEY, {})
+        self._checkpoint = checkpoint
+        if self._pairing.is_ready:  # else the loader is still to be made
+            self._take_back()
+
+    def _take_back(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return
+        state = checkpoint.get(KEY) or {}
         self._resumed_record = state.get("record")
         if self._resumed_its_like:
             self._receipt.counts.update(state.get("counts", {}))
@@ -92,7 +108,7 @@ class Fit:
             log.warning(
                 "resumed from a checkpoint whose %d steps were %s: this run's record and receipt speak of the steps from here on",
                 self.steps_before,
-                "plain" if self._resumed_record is None else "guided by other samplers, keys, embeddings or refreshes",
+                "plain" if self._resumed_record is None else "guided by other samplers, keys, seed, embeddings or refreshes",
             )
         tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
         if tables is not None:
@@ -113,15 +129,16 @@ class Fit:
             raise self._late_error
         if not self._pairing.is_ready:
             raise HostError(f"training was about to start on a loader that solo-gps never guided. {self._mend}")
-        if self.dataset is not None and not all(map(self._is_guided, loaders_of(self.trainer))):
-            raise HostError(f"training was about to start on another loader than the guided one. {self._mend}")
+        self._take_back()
+        for loader in loaders_of(self.trainer) if self._shown else ():
+            shown = guided_dataset(loader.dataset) if isinstance(loader, GuidedLoader) else getattr(loader, "dataset", None)
+            if not any(shown is known for known in self._shown):
+                raise HostError(f"training was about to start on another loader than the guided one. {self._mend}")
+            self.dataset = shown if self.dataset is not None else None
 
     @property
     def _mend(self) -> str:
         return f"Give the trainer the one that solo-learn's {self._prepare} made while the plugin was switched on."
-
-    def _is_guided(self, loader: Any) -> bool:
-        return isinstance(loader, GuidedLoader) and guided_dataset(loader.dataset) is self.dataset
 
     def start_epoch(self) -> None:
         """The trainer's own count of epochs is right from now on."""

@@ -179,7 +179,7 @@ class Pairing:
             )
             return
         made_from = self._made_from()
-        other = sorted(key for key in made_from if state["made_from"].get(key) != made_from[key])
+        other = sorted(key for key in made_from if state.get("made_from", {}).get(key) != made_from[key])
         if other:
             log.warning(
                 "refresh: the checkpoint's neighbours were found with other %s: they are not taken over, but looked for anew as "

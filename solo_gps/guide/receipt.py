@@ -113,6 +113,8 @@ def _means(receipt: Mapping[str, Any]) -> list[str]:
     if receipt["prior"] is not None:
         words.append(f"prior {receipt['prior']['name']}, embeddings {str(receipt['embeddings'])[:12]}")
     words += [f"table of {name} {digest[:12]}" for name, digest in receipt["tables"].items()]
+    if receipt["refreshed_epoch"] is not None:
+        words.append(f"found in the network's own {receipt['refresh']['of']} before epoch {receipt['refreshed_epoch']}")
     return [*words, f"solo-learn {receipt['solo_learn']}"]
 
 

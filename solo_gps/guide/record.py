@@ -62,6 +62,7 @@ def record_of(asked: Asked, generation: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "solo_learn": generation,
+        "seed": next((sampler.seed for sampler in asked.samplers.values()), None),
         "samplers": {name: asdict(sampler.config) for name, sampler in asked.samplers.items()},
         "prior": None if asked.prior is None else asdict(asked.prior),
         "search": asdict(asked.search),

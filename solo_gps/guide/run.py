@@ -77,6 +77,7 @@ class GuidedRun:
                 guided = self._guide(dataset)
             elif any(sampler.reads_prior for sampler in self.samplers.values()):
                 self.pairing.prepare(self._images_of(dataset))
+                self.fit.read(dataset)
             self._record_fingerprints()
             if not self.guides_images:
                 return DataLoader(dataset, *args, **kwargs)
@@ -87,8 +88,9 @@ class GuidedRun:
     def _guide(self, dataset: Any) -> GuidedDataset:
         images = self._images_of(dataset)
         pipelines = crop_pipelines(dataset.transform)
-        self.pairing.prepare(images, pipelines[0])
-        marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops)
+        if self.pairing.images is None:  # a loader that is made anew goes on with the tables that there are
+            self.pairing.prepare(images, pipelines[0])
+        marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
         guided = GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
         self.fit.guide(guided)
         return guided
@@ -99,7 +101,7 @@ class GuidedRun:
         if before is not None and data_digest(before.content()) != data_digest(images.content()):
             raise HostError(
                 f"prepare_dataloader got a second training set ({len(images)} images, after one of {len(before)}): one "
-                "is guided while the plugin is switched on. Switch it on anew for the other: with solo_gps.activate(cfg)."
+                "is guided while the plugin is switched on. Train on the other in a job of its own."
             )
         return images
 
@@ -110,10 +112,14 @@ class GuidedRun:
         if self._recipe is not None:
             write_into(self._recipe, self.record)
 
-    @property
-    def _num_large_crops(self) -> int:
-        large = self.cfg.augmentations[0].crop_size
-        return sum(pipeline.num_crops for pipeline in self.cfg.augmentations if pipeline.crop_size == large)
+    def _num_large_crops(self, crops: int) -> int:
+        kinds = (self.cfg if self._recipe is None else self._recipe).augmentations
+        if sum(kind.num_crops for kind in kinds) != crops:
+            raise HostError(
+                f"the training set makes {crops} crops of an image, the recipe's augmentations say "
+                f"{sum(kind.num_crops for kind in kinds)}. Say it in the recipe's file or on the command line."
+            )
+        return sum(kind.num_crops for kind in kinds if kind.crop_size == kinds[0].crop_size)
 
     def record_in(self, recipe: Any, *, loaded: bool = False) -> None:
         """Appends the samplers to the run's name and writes the record into the recipe, in place.
@@ -214,18 +220,26 @@ class GuidedRun:
             "steps_before": self.fit.steps_before,
             "ranks_counted": 1 if alone else trainer.world_size,
             "measures": {name: dict(values) for name, sampler in self.samplers.items() if (values := sampler.measured(method))},
+            "refreshed_epoch": self.pairing.refreshed_epoch,
             "purity_of_all_neighbours": {}
             if labels is None
             else {name: table_purity(table, labels) for name, table in self.pairing.tables.items()},
         }
-        write_receipt(folder, self.record, counts, facts, by_pairs=self.dataset is not None)
+        tables = {name: table_digest(table) for name, table in self.pairing.tables.items()}
+        write_receipt(folder, {**self.record, "tables": tables}, counts, facts, by_pairs=self.dataset is not None)
 
-    def check_trained(self) -> None:
+    def check_trained(self, recipe: DictConfig | None = None) -> None:
         """Ends a job that asked for guidance and never trained a guided method.
 
+        Args:
+            recipe: The job's own, at its end: what it asks for must be what acted.
+
         Raises:
+            ConfigError: The program has changed what the recipe asks for.
             HostError: No guided method took a step, and none was resumed at its end; or not one item was guided.
         """
+        if recipe is not None:
+            check_unchanged(recipe, self.asked, self.cfg.method)
         counts = self.receipt.counts
         if self.dataset is not None and counts["items"] and not counts["guided"]:
             raise HostError(

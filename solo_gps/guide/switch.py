@@ -22,6 +22,9 @@ from solo_gps.plugins import wrapped
 
 log = logging.getLogger(__name__)
 
+times_switched_on = 0
+"""In this process, for whoever asks whether a program switched on by itself."""
+
 
 @contextmanager
 def activate(cfg: Mapping[str, Any], *, program: Callable[..., Any] | None = None) -> Iterator[GuidedRun]:
@@ -62,6 +65,8 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
     run = GuidedRun(recipe, host, asked)
     run.callback = trainer_callback(run)
     stack.enter_context(_as_current(run))
+    global times_switched_on
+    times_switched_on += 1
     stack.enter_context(host.switched_on())
     if asked.samplers:
         original, guided = host.methods[recipe.method], _method_class(run)
@@ -70,10 +75,12 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
             methods[recipe.method] = guided
         stack.enter_context(patch.object(host.loader_module, "DataLoader", run.make_loader))
         stack.enter_context(patch.object(host.lightning.Trainer, "fit", _guarded_fit(host)))
-        if asked.refresh is not None and asked.prior is None and recipe.get("prior") is not None:
+        if asked.prior is None and recipe.get("prior") is not None:
             log.warning(
-                "refresh.start=0: the network being trained guides from the first epoch on, and the prior is never used. Set "
-                "refresh.start higher, or leave the prior out."
+                "the prior is never used: %s. Leave it out.",
+                f"none of the samplers ({', '.join(asked.samplers)}) looks for neighbours in its space"
+                if asked.refresh is None
+                else "with refresh.start=0 the network being trained guides from the first epoch on",
             )
         log.info("switched on: %s on %s (solo-learn %s)", "+".join(asked.samplers), recipe.method, host.generation)
     return run

@@ -19,6 +19,7 @@ _NUMBERS: dict[str, tuple[Any, int]] = {
     "data.fraction": (Real, -1),
     "optimizer.batch_size": (Integral, 1),
 }
+_LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by itself
 _TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint")
 
 
@@ -49,7 +50,7 @@ def check_host_keys(recipe: DictConfig) -> None:
             f"name={name!r}: solo-learn makes file names of it, and takes braces for places to fill in. Leave them out."
         )
     checkpoint = _value(recipe, "resume_from_checkpoint")
-    if checkpoint is not None and not Path(checkpoint).is_file():
+    if checkpoint is not None and checkpoint not in _LIGHTNINGS and "://" not in checkpoint and not Path(checkpoint).exists():
         raise ConfigError(f"resume_from_checkpoint={checkpoint!r}: no such file. Relative paths start at {Path.cwd()}.")
 
 

@@ -142,7 +142,7 @@ def test_a_table_of_before_is_found_and_what_a_killed_search_left_is_nobodys_bus
     path.write_bytes(seal(values))
     path.with_suffix(".lock").touch()
     path.with_name(f".{path.stem}.indices.npy.part").write_bytes(b"1")
-    monkeypatch.setattr("solo_gps.neighbours.search.prepare", lambda _: pytest.fail("searched again"))
+    monkeypatch.setattr("solo_gps.neighbours.search.points_of", lambda _: pytest.fail("searched again"))
     assert find(embed(digit_images, PRIOR), None, k=3).indices.tolist() == table.indices.tolist()
     assert verify(folder.name) == []
 

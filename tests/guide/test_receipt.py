@@ -73,10 +73,12 @@ def test_a_resumed_runs_receipt_counts_both_parts(kept, train, tmp_path):
     assert {**resumed, "run": None} == {**whole, "run": None}
 
 
-@pytest.mark.parametrize("before", [{}, {"gps": {"k": 5}}], ids=["plain", "another k"])
-def test_a_run_resumed_from_another_kind_speaks_of_its_own_part_alone(before, kept, train, tmp_path, caplog):
-    train(kept(sampler=before, max_epochs=1))
-    (checkpoint,) = (tmp_path / "trained").rglob("*.ckpt")
+@pytest.mark.parametrize(
+    ("before", "seed"), [({}, 7), ({"gps": {"k": 5}}, 7), ({"gps": {"k": 3}}, 8)], ids=["plain", "another k", "another seed"]
+)
+def test_a_run_resumed_from_another_kind_speaks_of_its_own_part_alone(before, seed, kept, train, tmp_path, caplog):
+    train(kept(sampler=before, max_epochs=3, seed=seed))
+    checkpoint, *_ = sorted((tmp_path / "trained").rglob("*.ckpt"))
     cfg = kept(sampler={"gps": {"k": 3}}, max_epochs=3, resume_from_checkpoint=str(checkpoint))
     cfg.checkpoint.dir = str(tmp_path / "again")
     with caplog.at_level("WARNING", "solo_gps"):
@@ -85,6 +87,16 @@ def test_a_run_resumed_from_another_kind_speaks_of_its_own_part_alone(before, ke
     assert any(f"a checkpoint whose 6 steps were {said}" in line for line in caplog.messages)
     (receipt,) = receipts(tmp_path / "again")
     assert (receipt["items_seen"], receipt["steps"], receipt["steps_before"]) == (96, 12, 6)
+
+
+def test_a_refreshed_runs_receipt_names_the_table_that_it_speaks_of(kept, train, tmp_path, caplog):
+    with caplog.at_level("INFO", "solo_gps"):
+        train(kept(sampler={"gps": {"k": 3}}, refresh={"every": 1}, max_epochs=2))
+    (receipt,) = receipts(tmp_path / "trained")
+    checkpoint = torch.load(next((tmp_path / "trained").rglob("*.ckpt")), weights_only=True)["solo_gps"]
+    assert receipt["refreshed_epoch"] == 1
+    assert receipt["tables"]["gps"] != checkpoint["record"]["tables"]["gps"], "the prior's table was another"
+    assert any("found in the network's own features before epoch 1" in line for line in caplog.messages)
 
 
 def test_a_second_training_of_a_program_has_a_receipt_of_its_own(recipe, tmp_path):

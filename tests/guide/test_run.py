@@ -114,7 +114,13 @@ def test_data_that_is_no_group_is_refused(recipe):
 
 @pytest.mark.skipif(HOST.generation == "1.0.2", reason="methods of 1.0.2 take no recipe")
 @pytest.mark.parametrize(
-    ("key", "value", "named"), [("sampler.gps.k", 4, "sampler"), ("prior.name", "pca", "prior"), ("method", "byol", "method")]
+    ("key", "value", "named"),
+    [
+        ("sampler.gps.k", 4, "sampler or seed"),
+        ("seed", 8, "sampler or seed"),
+        ("prior.name", "pca", "prior"),
+        ("method", "byol", "method"),
+    ],
 )
 def test_a_key_that_the_program_changes_later_is_an_error(key, value, named, recipe):
     cfg = recipe(sampler=GPS, prior=PIXELS)
@@ -174,10 +180,9 @@ def test_a_training_of_which_nothing_was_guided_is_an_error_at_its_end(itself, r
             activation.check_trained()
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_loader_that_a_data_module_makes_late_is_guided(recipe, drawn):
-    cfg = recipe(sampler=GPS, prior=PIXELS, max_steps=2)
-    with solo_gps.activate(cfg) as activation:
+def fit_late(cfg, *, every=0, save=None, resume=None):
+    """Trains on loaders that a data module makes when the trainer asks, as often as it asks."""
+    with solo_gps.activate(cfg) as run:
         completed = HOST.complete(cfg)
 
         class Late(HOST.lightning.LightningDataModule):
@@ -185,10 +190,72 @@ def test_a_loader_that_a_data_module_makes_late_is_guided(recipe, drawn):
                 return HOST.build_train_loader(completed)
 
         model = HOST.build_method(completed, HOST.methods["simclr"])
+        asked = {**HOST.trainer_kwargs(completed), "callbacks": [], "logger": False}
+        trainer = HOST.lightning.Trainer(**{**asked, "reload_dataloaders_every_n_epochs": every})
+        trainer.fit(model, datamodule=Late(), ckpt_path=resume)
+        run.check_trained(cfg)
+        if save is not None:
+            trainer.save_checkpoint(save)
+        return run
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loader_that_a_data_module_makes_late_is_guided(recipe):
+    assert fit_late(recipe(sampler=GPS, prior=PIXELS, max_steps=2)).receipt.counts["guided"] == 16
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_loaders_made_anew_go_on_with_the_tables_that_there_are(recipe, tables):
+    nodes = {"sampler": GPS, "prior": PIXELS, "refresh": {"every": 2}}
+    assert fit_late(recipe(max_epochs=4, **nodes), every=1).receipt.counts["guided"] == 4 * 48
+    assert len(tables) == 2, "the prior's, and one refresh before epoch 2"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_late_loader_takes_back_what_its_checkpoint_brings(recipe, tables, tmp_path):
+    nodes = {"sampler": GPS, "prior": PIXELS, "refresh": {"every": 2}}
+    first = fit_late(recipe(max_epochs=3, **nodes), save=tmp_path / "last.ckpt")
+    tables.clear()
+    run = fit_late(recipe(max_epochs=4, **nodes), resume=str(tmp_path / "last.ckpt"))
+    assert run.receipt.counts["items"] == first.receipt.counts["items"] + 48
+    assert run.pairing.refreshed_epoch == 2
+    assert len(tables) == 1, "the prior's; the refreshed one came from the checkpoint"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_two_loaders_over_the_same_images_either_may_be_trained_on(recipe):
+    for which in (0, 1):
+        cfg = recipe(sampler=GPS, prior=PIXELS, max_steps=2)
+        with solo_gps.activate(cfg) as run:
+            completed = HOST.complete(cfg)
+            loaders = [HOST.build_train_loader(completed) for _ in range(2)]
+            model = HOST.build_method(completed, HOST.methods["simclr"])
+            trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(completed), "callbacks": [], "logger": False})
+            trainer.fit(model, loaders[which])
+            assert run.dataset is loaders[which].dataset
+            assert run.receipt.counts["guided"] == 16
+
+
+@pytest.mark.skipif(HOST.generation == "1.0.2", reason="on 1.0.2 pNN needs a method that finds neighbours by itself")
+@pytest.mark.filterwarnings("ignore")
+def test_images_in_another_order_than_the_priors_rows_are_an_error(recipe):
+    from torch.utils.data import DataLoader, Subset
+
+    cfg = recipe(sampler={"pnn": {"space": "prior", "queue_size": 16}}, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        completed = HOST.complete(cfg)
+        model, loader = HOST.build_method(completed, HOST.methods["simclr"]), HOST.build_train_loader(completed)
         trainer = HOST.lightning.Trainer(**{**HOST.trainer_kwargs(completed), "callbacks": [], "logger": False})
-        trainer.fit(model, datamodule=Late())
-        activation.check_trained()
-        assert activation.receipt.counts["guided"] == 16
+        with pytest.raises(HostError, match="another loader than the guided one"):
+            trainer.fit(model, DataLoader(Subset(loader.dataset, range(47, -1, -1)), batch_size=8))
+
+
+def test_crops_that_the_recipe_does_not_say_are_an_error(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS)
+    with solo_gps.activate(cfg):
+        completed = HOST.complete(recipe(crops=4))
+        with pytest.raises(HostError, match="makes 4 crops of an image, the recipe's augmentations say 2"):
+            HOST.build_train_loader(completed)
 
 
 def test_no_sampler_by_name_is_a_plain_run_whatever_the_prior(recipe):
@@ -265,6 +332,7 @@ def test_a_wrong_array_is_refused_and_leaves_nothing_behind(array, message, reci
     assert not [path for path in own_cache.rglob("*.npy")]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_training_on_a_loader_that_was_never_guided_is_an_error(recipe):
     from torch.utils.data import DataLoader
 

@@ -93,7 +93,7 @@ def test_unknown_space():
 def test_table_is_stored_and_found_again(tmp_path, monkeypatch):
     first = find(points(LINE, folder=tmp_path), {"backend": "torch"}, k=2)
     assert isinstance(first.indices, np.memmap)
-    monkeypatch.setattr("solo_gps.neighbours.search.prepare", lambda _: pytest.fail("searched again"))
+    monkeypatch.setattr("solo_gps.neighbours.search.points_of", lambda _: pytest.fail("searched again"))
     # Every exact backend gives the same table, whatever its memory: one file serves them all.
     again = find(points(LINE, folder=tmp_path), {"backend": "faiss", "memory_mib": 16}, k=2)
     assert again.indices.tolist() == first.indices.tolist()
