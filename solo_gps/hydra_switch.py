@@ -100,9 +100,9 @@ def _switched_on() -> int:
 def _check_plain(cfg: Any, switched_on: int) -> None:
     if asks_for_guidance(cfg) and not _wants_none(cfg) and _switched_on() == switched_on:
         raise ConfigError(
-            f"this training was plain, though its recipe has {' and '.join(_places(cfg))}: it came into the recipe, or solo-learn"
-            " into the program, after the start. Say it in the recipe's file or on the command line, and import solo.methods at the "
-            "top of the program's file; or train inside `with solo_gps.activate(cfg)`."
+            f"this training was plain, though its recipe has {' and '.join(_places(cfg))}: that, or solo-learn, came into the "
+            "program after its start. Say it in the recipe's file or on the command line, and import solo.methods at the top of "
+            "the program's file; or train inside `with solo_gps.activate(cfg)`."
         )
 
 

@@ -130,7 +130,7 @@ SHAPED_TEXT = "method: simclr\nbackbone: {name: resnet18}\naugmentations: [{}]\n
         ("pass", SHAPED_TEXT + "defaults: [sub/base]", [], "sub.sampler: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT, ["+sampler@foo=gps"], "foo.sampler: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT, ["+prior@data=pixels"], "data.prior: solo-gps reads sampler"),
-        (ADDS, SHAPED_TEXT, [], "this training was plain, though its recipe has sampler: it came into the recipe"),
+        (ADDS, SHAPED_TEXT, [], "this training was plain, though its recipe has sampler: that, or solo-learn, came"),
         (f"{ADDS}; import sys; sys.exit(0)", SHAPED_TEXT, [], "this training was plain"),
         ("pass", SHAPED_TEXT, ["+sampler=gps", "+refresh@foo=features"], "foo.refresh: solo-gps reads sampler"),
         ("pass", SHAPED_TEXT + "sampler: gps", [], "write `sampler: {gps: {}}`"),

@@ -81,6 +81,7 @@ class GuidedRun:
             self._record_fingerprints()
             if not self.guides_images:
                 return DataLoader(dataset, *args, **kwargs)
+            self.fit.guide(guided)
             whole = wrapped("wrap_dataset", "dataset", guided, cfg=self.cfg)
             guided_dataset(whole)  # it must still be found in there
         return GuidedLoader(whole, *args, **kwargs)
@@ -91,9 +92,7 @@ class GuidedRun:
         if self.pairing.images is None:  # a loader that is made anew goes on with the tables that there are
             self.pairing.prepare(images, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
-        guided = GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
-        self.fit.guide(guided)
-        return guided
+        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
 
     def _images_of(self, dataset: Any) -> ImageSet:
         """The raw images; of one training set alone, else one would be paired by the other's neighbours."""

@@ -251,9 +251,9 @@ def test_images_in_another_order_than_the_priors_rows_are_an_error(recipe):
 
 
 def test_crops_that_the_recipe_does_not_say_are_an_error(recipe):
-    cfg = recipe(sampler=GPS, prior=PIXELS)
+    cfg = recipe("wmse", sampler=GPS, prior=PIXELS)
     with solo_gps.activate(cfg):
-        completed = HOST.complete(recipe(crops=4))
+        completed = HOST.complete(recipe("wmse", crops=4))
         with pytest.raises(HostError, match="makes 4 crops of an image, the recipe's augmentations say 2"):
             HOST.build_train_loader(completed)
 
