@@ -141,7 +141,7 @@ def _at_top(cfg: Any) -> list[str]:
 
 
 def _places(cfg: DictConfig) -> list[str]:
-    """The dotted places at which a recipe says something under our words: at its top; where nothing is there, below it."""
+    """The dotted places at which a recipe says something under our words: each at its top or, where it is not there, below it."""
     top = _at_top(cfg)
     if ("sampler" in cfg.keys() and "sampler" not in top) or _wants_none(cfg):  # noqa: SIM118 - `in` needs it resolved
         return top  # a sampler of null, at the top, says that none is wanted
@@ -197,7 +197,8 @@ def _check_places(places: Sequence[str]) -> None:
     if below:
         raise ConfigError(
             f"{' and '.join(below)}: solo-gps reads sampler, prior, search and refresh at the top of the recipe alone. Type "
-            "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`."
+            "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`; keys that mean something "
+            "else in this program need another name."
         )
 
 

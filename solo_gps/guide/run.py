@@ -76,7 +76,7 @@ class GuidedRun:
             if self.guides_images:
                 guided = self._guide(dataset)
             elif any(sampler.reads_prior for sampler in self.samplers.values()):
-                self.pairing.prepare(self._images_of(dataset))
+                self._prepare(dataset)
                 self.fit.read(dataset)
             self._record_fingerprints()
             if not self.guides_images:
@@ -87,17 +87,17 @@ class GuidedRun:
         return GuidedLoader(whole, *args, **kwargs)
 
     def _guide(self, dataset: Any) -> GuidedDataset:
-        images = self._images_of(dataset)
         pipelines = crop_pipelines(dataset.transform)
-        if self.pairing.images is None:  # a loader that is made anew goes on with the tables that there are
-            self.pairing.prepare(images, pipelines[0])
+        images = self._prepare(dataset, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
         return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
 
-    def _images_of(self, dataset: Any) -> ImageSet:
-        """The raw images; of one training set alone, else one would be paired by the other's neighbours."""
+    def _prepare(self, dataset: Any, pipeline: Any = None) -> ImageSet:
+        """The raw images, with their tables; of one training set alone, else one would be paired by the other's neighbours."""
         images, before = host_images(dataset), self.pairing.images
-        if before is not None and data_digest(before.content()) != data_digest(images.content()):
+        if before is None:  # else the loader is made anew, and goes on with the tables that there are
+            self.pairing.prepare(images, pipeline)
+        elif data_digest(before.content()) != data_digest(images.content()):
             raise HostError(
                 f"prepare_dataloader got a second training set ({len(images)} images, after one of {len(before)}): one "
                 "is guided while the plugin is switched on. Train on the other in a job of its own."
