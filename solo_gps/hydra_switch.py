@@ -141,7 +141,7 @@ def _at_top(cfg: Any) -> list[str]:
 
 
 def _places(cfg: DictConfig) -> list[str]:
-    """The dotted places at which a recipe says something under our words: each at its top or, where it is not there, below it."""
+    """The dotted places at which a recipe says something under our words: each at its top or below it."""
     top = _at_top(cfg)
     if ("sampler" in cfg.keys() and "sampler" not in top) or _wants_none(cfg):  # noqa: SIM118 - `in` needs it resolved
         return top  # a sampler of null, at the top, says that none is wanted
