@@ -197,8 +197,8 @@ def _check_places(places: Sequence[str]) -> None:
     if below:
         raise ConfigError(
             f"{' and '.join(below)}: solo-gps reads sampler, prior, search and refresh at the top of the recipe alone. Type "
-            "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`; keys that mean something "
-            "else in this program need another name."
+            "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`; keys that mean "
+            "something else in this program need another name."
         )
 
 
