@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from solo_gps.version import __version__
+
 __all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from solo_gps import __version__
 from solo_gps.commands.cache import add_cache_commands
 from solo_gps.commands.sepp import add_sepp_commands
 from solo_gps.errors import SoloGpsError
+from solo_gps.version import __version__
 
 PRETRAIN_HELP = """\
 solo-gps pretrain [--config-path FOLDER] --config-name RECIPE [+sampler=NAME] [KEY=VALUE ...]

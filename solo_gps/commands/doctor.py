@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from solo_gps import __version__
 from solo_gps.hosts.detect import summary
 from solo_gps.plugins import plugin_manager, registered
+from solo_gps.version import __version__
 
 PACKAGES = (
     "torch",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
 from solo_gps.runtime.store import write_manifest
+from solo_gps.version import __version__
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -244,7 +244,7 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
             "batch_size": encoder.config.batch_size,
         },
         "versions": {
-            "solo_gps": sys.modules["solo_gps"].__version__,
+            "solo_gps": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
         },

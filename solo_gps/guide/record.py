@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict, read_write
 
-from solo_gps import __version__
 from solo_gps.guide.check import Asked
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.priors import DEFAULT_ENCODER
 from solo_gps.priors.config import RUNTIME_KEYS
+from solo_gps.version import __version__
 
 KEY = "solo_gps"
 """Where the record stands: in the recipe, in Lightning's hyper-parameters and in a checkpoint."""
