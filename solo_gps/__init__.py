@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solo_gps.version import __version__
-
 __all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
 
 if TYPE_CHECKING:
     from solo_gps.errors import SoloGpsError
     from solo_gps.guide.switch import activate
     from solo_gps.hookspecs import hookimpl
+    from solo_gps.version import __version__
 
 _LAZY = {
     "activate": "solo_gps.guide.switch",
     "hookimpl": "solo_gps.hookspecs",
     "SoloGpsError": "solo_gps.errors",
+    "__version__": "solo_gps.version",
 }
 
 
