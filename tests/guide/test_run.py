@@ -200,6 +200,16 @@ def fit_late(cfg, *, every=0, save=None, resume=None):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_what_the_recipe_says_at_the_end_must_be_what_acted(recipe):
+    cfg = recipe(sampler=GPS, prior=PIXELS, max_steps=2)
+    run = fit_late(cfg)
+    with pytest.raises(ConfigError, match="the program changed sampler or seed"):
+        run.check_trained(OmegaConf.merge(cfg, {"sampler": {"gps": {"k": 5}}}))
+    del cfg.sampler
+    run.check_trained(cfg)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_loader_that_a_data_module_makes_late_is_guided(recipe):
     assert fit_late(recipe(sampler=GPS, prior=PIXELS, max_steps=2)).receipt.counts["guided"] == 16
 
