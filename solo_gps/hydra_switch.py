@@ -176,6 +176,7 @@ def _groups(cfg: DictConfig) -> dict[str, Mapping[Any, Any]]:
 
 def _is_ours(cfg: DictConfig, place: str) -> bool:
     """Whether a group below the top says what one of ours would say."""
+    from solo_gps.guide.refresh_config import OF
     from solo_gps.plugins import registered
 
     node, word = None, place.rpartition(".")[2]
@@ -189,7 +190,7 @@ def _is_ours(cfg: DictConfig, place: str) -> bool:
         return node.get("name") in registered("register_encoders")
     if word == "search":
         return node.get("backend") in [*registered("register_search_backends"), "auto"]
-    return node.get("of") in ("features", "projections")
+    return node.get("of") in OF
 
 
 def _check_places(places: Sequence[str]) -> None:

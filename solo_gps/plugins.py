@@ -83,6 +83,9 @@ class _Registered(Mapping[str, Any]):
                 f"{type(error).__name__}: {first_line(error)}. Mend the plugin or what it needs, or uninstall it."
             ) from error
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # Mapping's own would import it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

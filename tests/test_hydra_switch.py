@@ -244,6 +244,7 @@ TYPOS = [
     (["+sampler=gps", "+refresh.evry=3"], "Did you mean 'every'?"),
     (["+sampler=gps", "method=simlcr"], "Did you mean 'simclr'?"),
     (["+sampler=gps", "method=mae"], "mae"),
+    (["+sampler=gps", "+search=torch", "+prior=timm", "method=simlcr"], "Did you mean 'simclr'?"),
     (["+sampler=gps", "data.format=dali"], "data.format='dali'"),
 ]
 JUDGED = """

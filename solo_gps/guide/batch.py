@@ -14,24 +14,24 @@ from solo_gps.interfaces import ShownCrops
 
 
 def shown_crops(
-    dataset: GuidedDataset, labels: NDArray[np.int64] | None, items: torch.Tensor, targets: torch.Tensor, crops: Sequence[bool]
+    dataset: GuidedDataset, labels: NDArray[np.int64] | None, rows: torch.Tensor, targets: torch.Tensor, crops: Sequence[bool]
 ) -> tuple[torch.Tensor, ShownCrops]:
     """Returns the anchors of a batch, and whose image and class each of its crops shows.
 
     Args:
         dataset: The guided set, with the pairs that the batch was made from.
         labels: (N,) classes of its images, -1 where unknown; ``None`` without any.
-        items: (B,) int64 items.
-        targets: (B,) int64 classes of the anchors, as the host has them.
+        rows: (B,) int64 items, on the CPU.
+        targets: (B,) int64 classes of the anchors, as the host has them, on the batch's device.
         crops: For each crop of the batch, whether it shows the positive.
 
     Returns:
-        (B,) int64 anchors, on the items' device; and what each crop shows.
+        (B,) int64 anchors, on the batch's device; and what each crop shows.
     """
-    rows = items.cpu()
-    anchors, positives = dataset.anchors[rows].to(items), dataset.positives[rows]
+    there = {"device": targets.device, "dtype": torch.int64}
+    anchors, positives = dataset.anchors[rows].to(**there), dataset.positives[rows]
     theirs = targets if labels is None else torch.from_numpy(labels)[positives.long()].to(targets)
-    positives = positives.to(items)
+    positives = positives.to(**there)
     return anchors, ShownCrops(
         images=tuple(positives if positive else anchors for positive in crops),
         targets=tuple(theirs if positive else targets for positive in crops),

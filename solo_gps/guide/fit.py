@@ -15,6 +15,7 @@ Lightning tells of a training in this order (2.x; 1.9 makes the iterator later, 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,23 +62,23 @@ class Fit:
         self._resumed_record: Mapping[str, Any] | None = None
         self._announced_epoch: int | None = None
         self._checkpoint: Mapping[str, Any] | None = None
-        self._shown: list[Any] = []
+        self._shown: list[weakref.ref] = []  # weak: a trainer may have its loader made anew for each epoch
 
     def guide(self, dataset: GuidedDataset) -> None:
         """Takes the set whose pairs are drawn from now on."""
         self.dataset = dataset
-        self._shown.append(dataset)
+        self.read(dataset)
         dataset.draw_with(self.draw_pairs)
         self._take_back()
 
     def read(self, dataset: Any) -> None:
-        """Takes the plain set whose images a sampler knows by their place in it."""
-        self._shown.append(dataset)
+        """Takes a set that a trainer may be given; also a plain one, whose images a sampler knows by their place in it."""
+        self._shown = [known for known in self._shown if known() is not None] + [weakref.ref(dataset)]
 
     def begin(self, trainer: Any) -> None:
         """A trainer starts. Until :meth:`start_steps`, Lightning 2 cannot bear an error: its teardown would raise its own."""
         self.trainer, self._may_raise = trainer, False
-        self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = None
+        self._late_error = self._resumed_epoch = self._announced_epoch = self._resumed_record = self._checkpoint = None
         self._receipt.begin_training()
         self.steps_before = int(trainer.global_step)
 
@@ -102,7 +103,7 @@ class Fit:
         self._resumed_record = state.get("record")
         if self._resumed_its_like:
             self._receipt.counts.update(state.get("counts", {}))
-            self.steps_before = 0
+            self.steps_before = int(state.get("steps_before", 0))
         else:
             self.steps_before = int(checkpoint.get("global_step", 0))
             log.warning(
@@ -116,7 +117,12 @@ class Fit:
 
     def state(self) -> dict[str, Any]:
         """Returns the run's record, and what a resumed run needs, for a checkpoint."""
-        return {"record": dict(self._record), "counts": dict(self._receipt.counts), "refresh": self._pairing.state()}
+        return {
+            "record": dict(self._record),
+            "counts": dict(self._receipt.counts),
+            "steps_before": self.steps_before,
+            "refresh": self._pairing.state(),
+        }
 
     def start_steps(self) -> None:
         """Raises what went wrong while the first iterator was made.
@@ -132,7 +138,7 @@ class Fit:
         self._take_back()
         for loader in loaders_of(self.trainer) if self._shown else ():
             shown = guided_dataset(loader.dataset) if isinstance(loader, GuidedLoader) else getattr(loader, "dataset", None)
-            if not any(shown is known for known in self._shown):
+            if not any(shown is known() for known in self._shown):
                 raise HostError(f"training was about to start on another loader than the guided one. {self._mend}")
             self.dataset = shown if self.dataset is not None else None
 

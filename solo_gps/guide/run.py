@@ -58,6 +58,7 @@ class GuidedRun:
         self.fit = Fit(self.pairing, self.receipt, self.record, f"{host.loader_module.__name__}.prepare_dataloader")
         self._suffix = run_suffix(asked) if asked.samplers else ""
         self._recipe: DictConfig | None = None
+        self._counted: dict[str, int] | None = None
 
     @property
     def dataset(self) -> GuidedDataset | None:
@@ -164,9 +165,9 @@ class GuidedRun:
             self.receipt.counts["items"] += len(items)
             return items, ShownCrops(images=(items,) * num_crops, targets=(targets,) * num_crops)
         self.fit.check_batch()
-        labels = self.pairing.labels
-        self.receipt.add(*self.dataset.rows(items.cpu().numpy()), labels)
-        anchors, shown = shown_crops(self.dataset, labels, items, targets, self.dataset.from_positive[:num_crops])
+        rows, labels = items.cpu(), self.pairing.labels  # once: on a GPU it waits for the step before
+        self.receipt.add(*self.dataset.rows(rows.numpy()), labels)
+        anchors, shown = shown_crops(self.dataset, labels, rows, targets, self.dataset.from_positive[:num_crops])
         return items if facts_of(self.cfg.method).remembers_items else anchors, shown
 
     def measures(self) -> dict[str, float]:
@@ -206,6 +207,7 @@ class GuidedRun:
         """
         alone = error is not None or trainer.world_size == 1
         counts = self.receipt.counts if alone else self.receipt.sum_over_ranks(trainer, method.device)
+        self._counted = None if error is not None else counts
         folder = None if error is not None and trainer.world_size > 1 else receipt_folder(trainer)
         if not self.samplers or not trainer.is_global_zero:
             return
@@ -239,8 +241,8 @@ class GuidedRun:
         """
         if recipe is not None and "sampler" in recipe:
             check_unchanged(recipe, self.asked, self.cfg.method)
-        counts = self.receipt.counts
-        if self.dataset is not None and counts["items"] and not counts["guided"]:
+        counts = self._counted  # of all ranks: one alone may have had no neighbour to show
+        if self.dataset is not None and counts is not None and counts["items"] and not counts["guided"]:
             raise HostError(
                 f"the training is over, and not one of its {counts['items']:,} items had another image as its positive: "
                 f"{'+'.join(self.samplers)} guided nothing."

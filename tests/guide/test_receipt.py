@@ -87,6 +87,12 @@ def test_a_run_resumed_from_another_kind_speaks_of_its_own_part_alone(before, se
     assert any(f"a checkpoint whose 6 steps were {said}" in line for line in caplog.messages)
     (receipt,) = receipts(tmp_path / "again")
     assert (receipt["items_seen"], receipt["steps"], receipt["steps_before"]) == (96, 12, 6)
+    second = sorted((tmp_path / "again").rglob("*.ckpt"))[0]
+    cfg = kept(sampler={"gps": {"k": 3}}, max_epochs=3, resume_from_checkpoint=str(second))
+    cfg.checkpoint.dir = str(tmp_path / "once more")
+    train(cfg)
+    (again,) = receipts(tmp_path / "once more")
+    assert {**again, "run": None} == {**receipt, "run": None}, "resumed once more, from its own part"
 
 
 def test_a_refreshed_runs_receipt_names_the_table_that_it_speaks_of(kept, train, tmp_path, caplog):

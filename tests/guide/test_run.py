@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -217,7 +219,10 @@ def test_a_loader_that_a_data_module_makes_late_is_guided(recipe):
 @pytest.mark.filterwarnings("ignore")
 def test_loaders_made_anew_go_on_with_the_tables_that_there_are(recipe, tables):
     nodes = {"sampler": GPS, "prior": PIXELS, "refresh": {"every": 2}}
-    assert fit_late(recipe(max_epochs=4, **nodes), every=1).receipt.counts["guided"] == 4 * 48
+    run = fit_late(recipe(max_epochs=4, **nodes), every=1)
+    assert run.receipt.counts["guided"] == 4 * 48
+    gc.collect()
+    assert sum(known() is not None for known in run.fit._shown) <= 1, "sets of earlier epochs are let go"
     assert len(tables) == 2, "the prior's, and one refresh before epoch 2"
 
 
