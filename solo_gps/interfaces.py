@@ -5,7 +5,7 @@ Sizes: N images, D dimensions of the prior space, K neighbours, M items of one e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -34,6 +34,32 @@ class ImageSet(Protocol):
 
     def content(self) -> Iterator[bytes]:
         """One entry an image, in order, of bytes that change when the image does; never an absolute path."""
+
+
+@runtime_checkable
+class StoredImages(ImageSet, Protocol):
+    """Images whose bytes can be read one by one, so that they are known again without being read.
+
+    Attributes:
+        names: (N,) names, each once: a path below the training folder with ``/``, a place in an H5 file, or a number.
+        place: Absolute path of the folder or file that the images lie in; ``None`` for images in memory.
+        unsorted: Why the order is not that of the names, for the user; ``None`` where it is.
+    """
+
+    names: Sequence[str]
+    place: str | None
+    unsorted: str | None
+
+    def stored(self, index: int) -> bytes:
+        """The bytes that image ``index`` is stored in."""
+
+    def stamps(self) -> NDArray[np.int64] | None:
+        """(N, 3) size, mtime_ns and ctime_ns of the file that holds each image; ``None`` for images in memory."""
+
+
+def name_of(images: ImageSet, index: int) -> str:
+    """What to call an image, for the user."""
+    return f"image {index} ({images.names[index]})" if isinstance(images, StoredImages) else f"image {index}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,15 @@ class ArrayImages:
 
 
 class FolderImages:
-    """Image files below a folder, in order of their names."""
+    """Image files below a folder, in order of their names; counts how many are read."""
+
+    unsorted = None
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.place = root, str(root.resolve())
         self.files = sorted(path for path in root.rglob("*") if path.suffix in (".png", ".jpg"))
+        self.names = [path.relative_to(root).as_posix() for path in self.files]
+        self.read = 0
 
     @property
     def labels(self) -> None:
@@ -48,9 +52,16 @@ class FolderImages:
         with Image.open(self.files[index]) as image:
             return image.convert("RGB")
 
+    def stored(self, index: int) -> bytes:
+        self.read += 1
+        return self.files[index].read_bytes()
+
+    def stamps(self) -> np.ndarray:
+        stats = [path.stat() for path in self.files]
+        return np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], np.int64)
+
     def content(self) -> Iterator[bytes]:
-        for path in self.files:
-            yield f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}".encode()
+        return map(self.stored, range(len(self)))
 
 
 def digits_pixels(count: int) -> np.ndarray:

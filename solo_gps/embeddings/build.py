@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -17,15 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from solo_gps.embeddings.forward import embed_batch, loaded_batches
-from solo_gps.embeddings.partial import Partial, missing_blocks
-from solo_gps.embeddings.store import ARRAY, FORMAT, NAME, PARTIAL, STATE
-from solo_gps.errors import CacheError, DataError
+from solo_gps.embeddings.digests import Digests
+from solo_gps.embeddings.fingerprint import fingerprint
+from solo_gps.embeddings.forward import digested_batches, embed_batch, loaded_batches
+from solo_gps.embeddings.partial import JOURNAL, Partial, missing_blocks
+from solo_gps.embeddings.store import ARRAY, FORMAT, NAME, STATE
+from solo_gps.errors import CacheError, DataError, SoloGpsError
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import worker_count
 from solo_gps.runtime.determinism import plain_float32
-from solo_gps.runtime.files import whole_file
+from solo_gps.runtime.files import whole_file, write_text
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
 from solo_gps.runtime.store import write_manifest
@@ -38,16 +41,25 @@ QUEUED_BLOCKS = 4
 
 
 def build_cache(
-    images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None = None
-) -> None:
-    """Builds the cache ``folder``, or finishes the build that a killed process left.
+    images: ImageSet,
+    encoder: Encoder,
+    description: Mapping[str, Any],
+    digests: Digests | None,
+    work: Path,
+    ranks: Ranks | None = None,
+) -> Path:
+    """Builds a cache, or finishes the build that a killed process left.
 
     Args:
         images: Raw images.
         encoder: A loaded encoder.
         description: What :func:`solo_gps.embeddings.fingerprint.describe` returned.
-        folder: Folder named by the fingerprint; it does not exist. Rank 0 holds its lock.
+        digests: What is known of the images, and takes what is learned of them; ``None`` where the encoder reads no image.
+        work: Folder of the build, which the same listing finds again. Rank 0 holds its lock.
         ranks: The processes that build together; each calls this function.
+
+    Returns:
+        The folder of the whole cache, named by the fingerprint of what was read.
 
     Raises:
         DataError: An image cannot be read, or its embedding is not finite.
@@ -55,50 +67,50 @@ def build_cache(
     """
     ranks = ranks or Ranks()
     started = time.monotonic()
-    work = folder.with_name(folder.name + PARTIAL)
-    _prepare_encoder(images, encoder, work, ranks)
+    _prepare_encoder(images, encoder, digests, work, ranks)
     partial = Partial(work, (len(images), _dimensions(images, encoder)), encoder.config.storage, ranks.rank)
     todo, error = None, None
     if ranks.first:
         try:
             partial.create()
-            todo = _todo(partial, len(images), encoder.config.batch_size)
-        except (CacheError, OSError) as problem:
+            todo = _todo(partial, digests, len(images), encoder.config.batch_size)
+        except (SoloGpsError, OSError) as problem:
             error = problem
     blocks = [range(start, stop) for start, stop in ranks.share(todo, error)]
     fitted = time.monotonic()
     failure: Exception | None = None
     try:
-        _embed_blocks(images, encoder, partial, blocks[ranks.rank :: ranks.world], ranks)
+        _embed_blocks(images, encoder, digests, partial, blocks[ranks.rank :: ranks.world], ranks)
     except Exception as problem:
         if ranks.world == 1:
             raise
         failure = problem
     ranks.all_agree(failure)
+    folder = None
     if ranks.first:
         now = time.monotonic()
-        _finish(
+        folder = _finish(
             partial,
             encoder,
             description,
-            folder,
+            digests,
             {
                 "images_in_last_run": sum(map(len, blocks)),
                 "embedding_seconds": round(now - fitted, 3),
                 "seconds": round(now - started, 3),
             },
         )
-    ranks.all_agree()
+    return Path(ranks.share(str(folder)))
 
 
-def _prepare_encoder(images: ImageSet, encoder: Encoder, work: Path, ranks: Ranks) -> None:
+def _prepare_encoder(images: ImageSet, encoder: Encoder, digests: Digests | None, work: Path, ranks: Ranks) -> None:
     """Fits a trained encoder in rank 0; every rank then works with the saved state, as a resumed build does."""
     error: Exception | None = None
     if ranks.first:
         try:
             work.mkdir(parents=True, exist_ok=True)
-            if encoder.trained and not _is_whole(work / STATE):
-                _fit(images, encoder, work)
+            if encoder.trained:
+                _fit(images, encoder, "" if digests is None else digests.of_listing(), work)
         except Exception as problem:
             if ranks.world == 1:
                 raise
@@ -118,12 +130,19 @@ def _is_whole(state: Path) -> bool:
         return False
 
 
-def _fit(images: ImageSet, encoder: Encoder, work: Path) -> None:
+def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
+    """Fits, unless an interrupted build had fitted on the same listing of images."""
+    fitted_on = work / "fitted_on"
+    if fitted_on.exists() and fitted_on.read_text() == listing and _is_whole(work / STATE):
+        return
+    for leftover in (*work.glob(fitted_on.name), *work.glob(f"{JOURNAL}*")):
+        leftover.unlink()  # rows by another state
     assert encoder.device is not None, "load comes first"
     with plain_float32(encoder.device.type):
         encoder.fit(images)
     with whole_file(work / STATE, locked=True) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in encoder.state().items()}, unfinished)
+    write_text(fitted_on, listing)
 
 
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:
@@ -133,27 +152,35 @@ def _dimensions(images: ImageSet, encoder: Encoder) -> int:
     return int(rows.shape[1])
 
 
-def _todo(partial: Partial, images: int, batch_size: int) -> list[tuple[int, int]]:
+def _todo(partial: Partial, digests: Digests | None, images: int, batch_size: int) -> list[tuple[int, int]]:
     finished = partial.finished()
+    if digests is not None:
+        digests.read(row for block in finished for row in range(block.start, block.stop))
+        finished = [block for block in finished if digests.values[block.start : block.stop].tobytes().hex() == block.images]
+    partial.keep(finished)
     if finished:
-        done = sum(stop - start for start, stop in finished)
+        done = sum(block.stop - block.start for block in finished)
         logger.info("prior: an interrupted build goes on; %s of %s images are embedded already", f"{done:,}", f"{images:,}")
-    return [(block.start, block.stop) for block in missing_blocks(images, batch_size, finished)]
+    return [(block.start, block.stop) for block in missing_blocks(images, batch_size, [block[:2] for block in finished])]
 
 
-def _embed_blocks(images: ImageSet, encoder: Encoder, partial: Partial, blocks: list[range], ranks: Ranks) -> None:
+def _embed_blocks(
+    images: ImageSet, encoder: Encoder, digests: Digests | None, partial: Partial, blocks: list[range], ranks: Ranks
+) -> None:
     count = sum(map(len, blocks))
     workers = worker_count(encoder.config.num_workers, count)
     done = partial.shape[0] - count if ranks.world == 1 else 0
     # Before the thread of the writer: forking workers from a process with threads is not safe.
-    loaded = loaded_batches(images, encoder, blocks, workers)
+    loaded = digested_batches(images, encoder, blocks, workers)
     with (
         partial,
         _Writer(partial, encoder.config.name) as writer,
         Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
     ):
-        for block, batch in zip(blocks, loaded, strict=True):
-            writer.put(block.start, embed_batch(encoder, batch))
+        for block, (batch, read) in zip(blocks, loaded, strict=True):
+            if not read and digests is not None:
+                read = digests.values[block.start : block.stop].tobytes()
+            writer.put(block.start, embed_batch(encoder, batch), read)
             progress.update(len(block))
 
 
@@ -167,7 +194,7 @@ class _Writer:
 
     def __init__(self, partial: Partial, prior: str) -> None:
         self._partial, self._prior = partial, prior
-        self._queue: queue.Queue[tuple[int, torch.Tensor, Any] | None] = queue.Queue(QUEUED_BLOCKS)
+        self._queue: queue.Queue[tuple[int, torch.Tensor, bytes, Any] | None] = queue.Queue(QUEUED_BLOCKS)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="solo-gps-writer", daemon=True)
 
@@ -175,17 +202,17 @@ class _Writer:
         self._thread.start()
         return self
 
-    def put(self, start: int, rows: torch.Tensor) -> None:
-        """Hands over (B, D) rows on any device; waits while too many blocks are queued."""
+    def put(self, start: int, rows: torch.Tensor, images: bytes) -> None:
+        """Hands over (B, D) rows on any device and the digests of their images; waits while too many blocks are queued."""
         self._raise()
         ready = None
         if rows.device.type == "cuda":
             host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             ready = torch.cuda.Event()
-            ready.record()
+            ready.record(torch.cuda.current_stream(rows.device))  # the copy's: the current device may be another
             rows = host
-        self._queue.put((start, rows, ready))
+        self._queue.put((start, rows, images, ready))
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._queue.put(None)
@@ -202,10 +229,10 @@ class _Writer:
             if self._error is not None:
                 continue  # keeps emptying the queue, so that put never waits for ever
             try:
-                start, rows, ready = item
+                start, rows, images, ready = item
                 if ready is not None:
                     ready.synchronize()
-                self._partial.write(start, self._stored(start, rows.numpy()))
+                self._partial.write(start, self._stored(start, rows.numpy()), images)
             except (OSError, DataError, RuntimeError, AssertionError) as error:
                 self._error = _disk_error(error, self._partial.folder) if isinstance(error, OSError) else error
 
@@ -224,11 +251,23 @@ def _disk_error(error: OSError, folder: Path) -> CacheError:
     return CacheError(f"{folder} cannot be written: {error.strerror}. What is embedded is kept; mend it and run again.")
 
 
-def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], folder: Path, built: Mapping[str, Any]) -> None:
+def _finish(
+    partial: Partial, encoder: Encoder, description: Mapping[str, Any], digests: Digests | None, built: Mapping[str, Any]
+) -> Path:
     images, dimensions = partial.shape
-    left = missing_blocks(images, images, partial.finished())
+    blocks = partial.finished()
+    left = missing_blocks(images, images, [block[:2] for block in blocks])
     if left:
         raise CacheError(f"{partial.folder}: rows {left[0].start} to {left[0].stop} were changed while building. Run again.")
+    data = None
+    if digests is not None:
+        digests.learn(range(images), b"".join(bytes.fromhex(block.images) for block in blocks))
+        digests.save()
+        data = digests.of_all()
+    folder = partial.folder.with_name(fingerprint(description, data))
+    if folder.exists():  # the same images, built under another listing meanwhile
+        shutil.rmtree(partial.folder)
+        return folder
     values = {
         "format": FORMAT,
         "fingerprint": folder.name,
@@ -236,7 +275,7 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
         "dimensions": dimensions,
         "dtype": str(partial.dtype),
         "prior": encoder.config.name,
-        "description": dict(description),
+        "description": {**description, "data": data},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "built": {
             **built,
@@ -262,3 +301,4 @@ def _finish(partial: Partial, encoder: Encoder, description: Mapping[str, Any], 
         encoder.config.batch_size,
         built["images_in_last_run"] / max(built["embedding_seconds"], 1e-9),
     )
+    return folder

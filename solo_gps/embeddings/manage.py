@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from solo_gps.embeddings.fingerprint import LENGTH
-from solo_gps.embeddings.store import NAME, PARTIAL, build_lock, cache_root, mend, open_cache, read_manifest
+from solo_gps.embeddings.store import NAME, PARTIAL, build_lock, cache_folders, cache_root, open_cache, read_manifest
 from solo_gps.errors import CacheError, did_you_mean
-from solo_gps.runtime.store import is_under_way, verify_manifest
+from solo_gps.runtime.store import is_under_way, mend_of, verify_manifest
 
 REMOVED = ".removed-"
 """Beginning of the name that a folder has while it is removed: no cache any more, whatever is left of it."""
@@ -53,7 +51,7 @@ class CacheInfo:
 
 def list_caches(cache_dir: str | None = None) -> list[CacheInfo]:
     """Returns all caches under ``cache_dir`` (default as in ``prior.cache_dir``), the most recently used first."""
-    infos = [_info(folder) for folder in _folders(cache_root(cache_dir))]
+    infos = [_info(folder) for folder in cache_folders(cache_root(cache_dir))]
     return sorted(infos, key=lambda info: (info.idle, info.fingerprint))
 
 
@@ -90,7 +88,9 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         return [str(error)]
     problems, known = [], set()
     for path in sorted(folder.glob("*.json")):
-        found, names = verify_manifest(path, mend(folder) if path.name == NAME else f"Delete {path.name} to have it built again.")
+        found, names = verify_manifest(
+            path, mend_of(folder) if path.name == NAME else f"Delete {path.name} to have it built again."
+        )
         problems += found
         known |= names
     if not problems:
@@ -114,7 +114,7 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
     """
     root = cache_root(cache_dir)
     try:
-        for leftover in _folders(root, REMOVED):
+        for leftover in cache_folders(root, REMOVED):
             _delete(leftover)
         folder = _find(fingerprint, cache_dir)
         info = _info(folder)
@@ -137,23 +137,9 @@ def _delete(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _folders(root: Path, prefix: str = "") -> Iterator[Path]:
-    """The folders named by a fingerprint, after ``prefix``."""
-    if root.is_dir():
-        for path in root.iterdir():
-            name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
-            if (
-                path.name.startswith(prefix)
-                and path.is_dir()
-                and len(name) == LENGTH
-                and all(digit in "0123456789abcdef" for digit in name)
-            ):
-                yield path
-
-
 def _find(fingerprint: str, cache_dir: str | None) -> Path:
     root = cache_root(cache_dir)
-    folders = sorted(_folders(root))
+    folders = sorted(cache_folders(root))
     exact = [folder for folder in folders if folder.name == fingerprint]
     found = exact or [folder for folder in folders if fingerprint and folder.name.startswith(fingerprint)]
     if len(found) == 1:

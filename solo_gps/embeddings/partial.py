@@ -1,7 +1,8 @@
 """A build that may be killed at any moment: rows in place in one file, finished blocks in a journal with checksums.
 
 A block counts as finished only when the bytes in the file match the checksum in the journal. So nothing has to be flushed while
-the build runs, and whatever a kill or a power cut left behind is either whole or made again.
+the build runs, and whatever a kill or a power cut left behind is either whole or made again. With each block stand the digests of
+the images that it was made from: they are taken where the images are read anyway, and the cache is named by them at the end.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,22 @@ from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.store import open_array
 
 JOURNAL = "finished"
+
+
+class Block(NamedTuple):
+    """A finished block.
+
+    Attributes:
+        start: Its first row.
+        stop: The row after its last.
+        checksum: SHA-256 of its rows, in hex.
+        images: Digests of its images one after the other, in hex; empty where none was read.
+    """
+
+    start: int
+    stop: int
+    checksum: str
+    images: str
 
 
 class Partial:
@@ -49,8 +67,7 @@ class Partial:
         with suppress(CacheError):
             self._rows()
             return
-        for journal in self.folder.glob(f"{JOURNAL}-*.jsonl"):
-            journal.unlink()
+        self.forget()
         free, size = shutil.disk_usage(self.folder).free, math.prod(self.shape) * self.dtype.itemsize
         if free < size:
             raise CacheError(
@@ -60,17 +77,33 @@ class Partial:
         with whole_file(self._path, locked=True) as unfinished:
             np.lib.format.open_memmap(unfinished, "w+", self.dtype, self.shape)
 
-    def finished(self) -> list[tuple[int, int]]:
-        """Row ranges ``(start, stop)`` of the blocks whose bytes match a journal, sorted, without overlaps."""
-        entries = sorted({entry for journal in self.folder.glob(f"{JOURNAL}-*.jsonl") for entry in _entries(journal)})
-        whole: list[tuple[int, int]] = []
+    def finished(self) -> list[Block]:
+        """The blocks whose bytes match a journal, sorted, without overlaps."""
+        entries = sorted({entry for journal in self._journals() for entry in _entries(journal)})
+        whole: list[Block] = []
         rows = self._rows()
-        for start, stop, digest in entries:
-            if (whole and start < whole[-1][1]) or not 0 <= start < stop <= self.shape[0]:
+        for block in entries:
+            if (whole and block.start < whole[-1].stop) or not 0 <= block.start < block.stop <= self.shape[0]:
                 continue
-            if hashlib.sha256(rows[start:stop].data).hexdigest() == digest:
-                whole.append((start, stop))
+            if hashlib.sha256(rows[block.start : block.stop].data).hexdigest() == block.checksum:
+                whole.append(block)
         return whole
+
+    def keep(self, blocks: list[Block]) -> None:
+        """Makes the journals name these blocks alone."""
+        with whole_file(self.folder / f"{JOURNAL}.jsonl", locked=True) as unfinished:
+            unfinished.write_text("".join(json.dumps(block) + "\n" for block in blocks))
+        for journal in self._journals():
+            if journal.name != f"{JOURNAL}.jsonl":
+                journal.unlink()
+
+    def forget(self) -> None:
+        """Makes the journals name no block."""
+        for journal in self._journals():
+            journal.unlink()
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{JOURNAL}*.jsonl"))
 
     def __enter__(self) -> Partial:
         self._offset = self._rows().offset
@@ -79,8 +112,8 @@ class Partial:
         self._log.write(b"\n")  # ends a line that a kill cut short
         return self
 
-    def write(self, start: int, rows: np.ndarray) -> None:
-        """Writes rows (B, D) from row ``start`` on, then enters the block in the journal."""
+    def write(self, start: int, rows: np.ndarray, images: bytes = b"") -> None:
+        """Writes rows (B, D) from row ``start`` on, then enters the block in the journal, with the digests of its images."""
         assert (rows.dtype, rows.shape[1:]) == (self.dtype, self.shape[1:]), (rows.dtype, rows.shape)
         data = rows.tobytes()
         offset = self._offset + start * self.shape[1] * self.dtype.itemsize
@@ -88,7 +121,7 @@ class Partial:
         while view:
             count = os.pwrite(self._file, view, offset)
             view, offset = view[count:], offset + count
-        entry = [start, start + len(rows), hashlib.sha256(data).hexdigest()]
+        entry = Block(start, start + len(rows), hashlib.sha256(data).hexdigest(), images.hex())
         self._log.write(json.dumps(entry).encode() + b"\n")
 
     def __exit__(self, *error: object) -> None:
@@ -105,7 +138,7 @@ class Partial:
         return open_array(self._path, self.shape, str(self.dtype), "Run again.")
 
 
-def missing_blocks(images: int, batch_size: int, finished: list[tuple[int, int]]) -> list[range]:
+def missing_blocks(images: int, batch_size: int, finished: Sequence[tuple[int, int]]) -> list[range]:
     """Row ranges that are still to do, cut at the multiples of ``batch_size``.
 
     Args:
@@ -124,11 +157,11 @@ def missing_blocks(images: int, batch_size: int, finished: list[tuple[int, int]]
     return blocks
 
 
-def _entries(journal: Path) -> Iterator[tuple[int, int, str]]:
+def _entries(journal: Path) -> Iterator[Block]:
     for line in journal.read_bytes().splitlines():
         try:
-            start, stop, digest = json.loads(line)
+            block = Block(*json.loads(line))
         except (ValueError, TypeError):
             continue  # cut short by a kill
-        if isinstance(start, int) and isinstance(stop, int) and isinstance(digest, str):
-            yield start, stop, digest
+        if [type(value) for value in block] == [int, int, str, str]:
+            yield block

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from solo_gps.embeddings.build import build_cache
-from solo_gps.embeddings.fingerprint import data_digest, describe, fingerprint
+from solo_gps.embeddings.digests import Digests, digest_of_names
+from solo_gps.embeddings.fingerprint import describe, fingerprint
 from solo_gps.embeddings.resolve import check_not_empty, resolve_prior
-from solo_gps.embeddings.store import build_lock, cache_root, make_root, open_cache
+from solo_gps.embeddings.store import PARTIAL, build_lock, cache_folders, cache_root, make_root, open_cache, read_manifest
+from solo_gps.errors import CacheError, SoloGpsError
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.runtime.determinism import preserved_generators
@@ -67,13 +69,13 @@ def _release(device: torch.device) -> None:
 
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:
-    description = describe(encoder, data_digest(images.content()))
+    ranks = ranks or Ranks()
+    description = describe(encoder)
     root = cache_root(encoder.config.cache_dir)
-    folder = root / fingerprint(description)
     started, built = time.monotonic(), False
-    if not folder.exists():
+    if (folder := _found(images, encoder, description, root, ranks)) is None:
         make_root(root)
-        built = _build_locked(images, encoder, description, folder, ranks)
+        folder, built = _build_locked(images, encoder, description, root, ranks)
     embeddings = open_cache(folder, space=encoder.config.space, images=len(images))
     logger.info(
         "prior %s: %s the embeddings of %s images%s (%d dimensions) in %s",
@@ -87,11 +89,54 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
     return embeddings
 
 
-def _build_locked(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], folder: Path, ranks: Ranks | None) -> bool:
-    """Builds unless another process just did; returns whether this one built."""
-    ranks = ranks or Ranks()
-    with build_lock(folder) if ranks.first else nullcontext():
-        if ranks.share(folder.exists()):
-            return False
-        build_cache(images, encoder, description, folder, ranks)
-        return True
+def _found(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], root: Path, ranks: Ranks) -> Path | None:
+    """What rank 0 finds."""
+    folder, error = None, None
+    if ranks.first:
+        try:
+            folder = _find(images, encoder, description, root)
+        except (SoloGpsError, OSError) as problem:
+            error = problem
+    found = ranks.share(folder and str(folder), error)
+    return found and Path(found)
+
+
+def _find(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], root: Path) -> Path | None:
+    """The cache of these images, if there is one.
+
+    Images that have changed, or come from elsewhere, are read only where some cache may be theirs; else they are known by what
+    the build reads.
+    """
+    data = None
+    if encoder.reads_images:
+        digests = Digests(images, root)
+        if not digests.whole:
+            if not any(_may_be_of(folder, description, len(images)) for folder in cache_folders(root)):
+                return None
+            digests.read()
+        data = digests.of_all()
+    folder = root / fingerprint(description, data)
+    return folder if folder.exists() else None
+
+
+def _may_be_of(folder: Path, description: Mapping[str, Any], images: int) -> bool:
+    try:
+        manifest = read_manifest(folder)
+    except CacheError:
+        return not folder.name.endswith(PARTIAL)  # if it is theirs, that is to be said before anything is built
+    return manifest.get("images") == images and dict(manifest.get("description") or {}, data=None) == {
+        **description,
+        "data": None,
+    }
+
+
+def _build_locked(
+    images: ImageSet, encoder: Encoder, description: Mapping[str, Any], root: Path, ranks: Ranks
+) -> tuple[Path, bool]:
+    """Builds unless another process just did; returns the folder, and whether this one built."""
+    build = root / fingerprint({**description, "images": len(images)}, digest_of_names(images))
+    with build_lock(build) if ranks.first else nullcontext():
+        if (found := _found(images, encoder, description, root, ranks)) is not None:
+            return found, False
+        digests = Digests(images, root) if encoder.reads_images else None
+        return build_cache(images, encoder, description, digests, build.with_name(build.name + PARTIAL), ranks), True

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from solo_gps.embeddings.fingerprint import data_digest
+from solo_gps.embeddings.digests import Digests
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.store import ENVIRONMENT, cache_root, make_root
 from solo_gps.errors import CacheError, DataError
@@ -53,13 +53,24 @@ def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True) -> It
     yield Embeddings(array=array, fingerprint="", folder=None, space=encoder.config.space)
 
 
-def check_same_images(images: ImageSet) -> str:
+def check_same_images(images: ImageSet, cache_dir: str | None) -> str:
     """Returns the digest of the images, once every rank has found the same one.
+
+    Args:
+        images: N raw images.
+        cache_dir: Folder of caches, where the digests are remembered.
 
     Raises:
         DataError: Two ranks list different images, or the same ones in another order.
     """
-    digest = data_digest(images.content())
+    known = Digests(images, cache_root(cache_dir))
+    error: Exception | None = None
+    try:
+        known.read()
+    except DataError as problem:
+        error = problem
+    training_ranks().all_agree(error)
+    digest = known.of_all()
     digests = training_ranks().gather(digest)
     other = next((rank for rank, found in enumerate(digests) if found != digests[0]), None)
     if other is not None:

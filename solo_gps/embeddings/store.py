@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from solo_gps.embeddings.fingerprint import LENGTH
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import Embeddings
 from solo_gps.runtime import store
 
-NAME = "manifest.json"
-FORMAT = 1
+NAME = store.MANIFEST
+FORMAT = 2
+"""Raised when the files or their meaning change. 2: a cache is named by the bytes of its images, and has checksums of blocks."""
 ARRAY = "embeddings.npy"
 STATE = "encoder.safetensors"
 PARTIAL = ".partial"
@@ -38,14 +41,23 @@ def make_root(root: Path) -> None:
         ) from error
 
 
+def cache_folders(root: Path, prefix: str = "") -> Iterator[Path]:
+    """The folders of caches, whole or not: those named by a fingerprint, after ``prefix``."""
+    if root.is_dir():
+        for path in root.iterdir():
+            name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
+            if (
+                path.name.startswith(prefix)
+                and path.is_dir()
+                and len(name) == LENGTH
+                and all(digit in "0123456789abcdef" for digit in name)
+            ):
+                yield path
+
+
 def build_lock(folder: Path) -> AbstractContextManager[None]:
     """The lock under which one cache is built or removed."""
     return store.locked(folder, "prior: another process is building these embeddings")
-
-
-def mend(folder: Path) -> str:
-    """What to do about a damaged cache."""
-    return f"Remove it: solo-gps cache remove {folder.name}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         CacheError: It is missing, damaged or of another format, or a file is missing or truncated.
     """
-    return store.read_manifest(folder / NAME, FORMAT, mend(folder))
+    return store.read_manifest(folder / NAME, FORMAT, store.mend_of(folder))
 
 
 def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
@@ -70,8 +82,11 @@ def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
     """
     manifest = read_manifest(folder)
     if manifest.get("fingerprint") != folder.name:
-        raise CacheError(f"{folder} holds the cache {manifest.get('fingerprint')}, not its own. {mend(folder)}")
-    array = store.open_array(folder / ARRAY, (manifest["images"], manifest["dimensions"]), manifest["dtype"], mend(folder))
+        raise CacheError(f"{folder} holds the cache {manifest.get('fingerprint')}, not its own. {store.mend_of(folder)}")
+    array = store.open_array(
+        folder / ARRAY, (manifest["images"], manifest["dimensions"]), manifest["dtype"], store.mend_of(folder)
+    )
+    store.check_blocks(folder / NAME, manifest, ARRAY, store.mend_of(folder))
     if len(array) != images:
         raise CacheError(f"{folder / ARRAY} has {len(array):,} rows for {images:,} images.")
     with suppress(OSError):  # the time of last use is a convenience; the cache may be read-only

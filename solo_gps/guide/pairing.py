@@ -207,7 +207,8 @@ class Pairing:
     def _digest_of_images(self) -> str:
         if self._data_digest is None:
             assert self.images is not None, "prepare() comes first"
-            self._data_digest = check_same_images(self.images)
+            cache_dir = OmegaConf.select(self._cfg, "prior.cache_dir")
+            self._data_digest = check_same_images(self.images, cache_dir)
         return self._data_digest
 
     @property

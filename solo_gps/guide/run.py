@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
 
-from solo_gps.embeddings.fingerprint import data_digest
+from solo_gps.embeddings.digests import same_listing
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
 from solo_gps.guide.batch import share_and_purity, shown_crops
@@ -98,7 +98,7 @@ class GuidedRun:
         images, before = host_images(dataset), self.pairing.images
         if before is None:  # else the loader is made anew, and goes on with the tables that there are
             self.pairing.prepare(images, pipeline)
-        elif data_digest(before.content()) != data_digest(images.content()):
+        elif not same_listing(before, images):
             raise HostError(
                 f"prepare_dataloader got a second training set ({len(images)} images, after one of {len(before)}): one "
                 "is guided while the plugin is switched on. Train on the other in a job of its own."

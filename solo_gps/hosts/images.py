@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, first_line
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import registered
 
@@ -25,14 +26,29 @@ class HostImages:
         dataset: Dataset of solo-learn or torchvision. It is not changed: a shallow copy, which shares the data, goes without a
             transform.
         labels: (N,) class of each image, or ``None``.
-        content: Yields one entry of bytes an image (see :class:`solo_gps.interfaces.ImageSet`).
+        names: (N,) names (see :class:`solo_gps.interfaces.StoredImages`).
+        stored: From an index to the bytes that the image is stored in.
+        place: Where the images lie, ``None`` in memory.
+        files: The file of each image, or one that holds all; ``None`` in memory.
+        unsorted: Why the order is not that of the names, or ``None``.
     """
 
-    def __init__(self, dataset: Dataset, labels: Any, content: Callable[[], Iterator[bytes]]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        labels: Any,
+        names: Sequence[str],
+        stored: Callable[[int], bytes],
+        *,
+        place: str | None = None,
+        files: Sequence[str] | str | None = None,
+        unsorted: str | None = None,
+    ) -> None:
         self._raw = copy.copy(dataset)
         self._raw.transform = None  # type: ignore[attr-defined]
         self._labels = _known_labels(labels)
-        self._content = content
+        self._stored, self._files = stored, files
+        self.names, self.place, self.unsorted = names, place, unsorted
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -52,8 +68,40 @@ class HostImages:
         return image, target
 
     def content(self) -> Iterator[bytes]:
-        """One entry of bytes an image, in order."""
-        return self._content()
+        """The stored bytes of every image, in order."""
+        return map(self.stored, range(len(self)))
+
+    def stored(self, index: int) -> bytes:
+        """The bytes that image ``index`` is stored in.
+
+        Raises:
+            DataError: They cannot be read.
+        """
+        try:
+            return self._stored(index)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self._file(index)} cannot be read: {first_line(error)}. Mend or remove it.") from error
+
+    def _file(self, index: int) -> str:
+        """Where an image lies, for the user."""
+        if self._files is None:
+            return f"image {index} of the training set"
+        return f"{self._files}: {self.names[index]}" if isinstance(self._files, str) else self._files[index]
+
+    def stamps(self) -> NDArray[np.int64] | None:
+        """(N, 3) size, mtime_ns and ctime_ns of the file that holds each image; ``None`` for images in memory.
+
+        Raises:
+            DataError: A file is gone.
+        """
+        if self._files is None:
+            return None
+        files = [self._files] if isinstance(self._files, str) else self._files
+        try:
+            stats = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in map(os.stat, files)]
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Mend or remove it.") from error
+        return np.broadcast_to(np.array(stats, np.int64).reshape(-1, 3), (len(self), 3))
 
 
 def host_images(dataset: Dataset) -> ImageSet:
@@ -86,49 +134,66 @@ def _known_labels(labels: Any) -> NDArray[np.int64] | None:
 
 
 def _image_folder(dataset: Any) -> ImageSet:
-    root = Path(dataset.root)
-
-    def content() -> Iterator[bytes]:
-        for path, _ in dataset.samples:
-            yield _file_entry(root, path)
-
-    return HostImages(dataset, [label for _, label in dataset.samples], content)
+    paths = [path for path, _ in dataset.samples]
+    in_order = [(label, *os.path.split(path)) for path, label in dataset.samples]
+    return _files(dataset, [label for _, label in dataset.samples], paths, sorted_by=in_order)
 
 
 def _flat_folder(dataset: Any) -> ImageSet:
-    root = Path(dataset.root)
+    names = [str(name) for name in dataset.images]
+    return _files(dataset, None, [os.path.join(dataset.root, name) for name in names], sorted_by=names)
 
-    def content() -> Iterator[bytes]:
-        for name in dataset.images:
-            yield _file_entry(root, root / name)
 
-    return HostImages(dataset, None, content)
+def _files(dataset: Any, labels: Any, paths: Sequence[str], *, sorted_by: Sequence[Any]) -> ImageSet:
+    root = os.path.join(dataset.root, "")
+    return HostImages(
+        dataset,
+        labels,
+        [(path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)).replace(os.sep, "/") for path in paths],
+        lambda index: Path(paths[index]).read_bytes(),
+        place=os.path.realpath(dataset.root),
+        files=paths,
+        unsorted=None
+        if _is_sorted(sorted_by)
+        else "solo-learn has its files in the file system's order, or shuffled by data.fraction",
+    )
 
 
 def _arrays(labels: str) -> Callable[[Any], ImageSet]:
     def read(dataset: Any) -> ImageSet:
-        def content() -> Iterator[bytes]:
-            for image in dataset.data:
-                yield np.ascontiguousarray(image).tobytes()
+        def stored(index: int) -> bytes:
+            image = np.ascontiguousarray(dataset.data[index])
+            return f"{image.dtype.str}{image.shape}".encode() + image.tobytes()
 
-        return HostImages(dataset, getattr(dataset, labels), content)
+        return HostImages(dataset, getattr(dataset, labels), [str(index) for index in range(len(dataset))], stored)
 
     return read
 
 
 def _h5(dataset: Any) -> ImageSet:
-    def content() -> Iterator[bytes]:
+    opened: dict[int, Any] = {}  # by process: a handle does not survive a fork
+
+    def stored(index: int) -> bytes:
         import h5py
 
-        with h5py.File(dataset.h5_path, "r") as file:
-            for group, name, _ in dataset._data:
-                yield f"{group}/{name}\0{file[group][name].shape}".encode()
+        if os.getpid() not in opened:
+            opened[os.getpid()] = h5py.File(dataset.h5_path, "r")
+        group, name, _ = dataset._data[index]
+        return bytes(opened[os.getpid()][group][name][()].tobytes())
 
-    return HostImages(dataset, [label for _, _, label in dataset._data], content)
+    return HostImages(
+        dataset,
+        [label for *_, label in dataset._data],
+        [f"{group}/{name}" for group, name, _ in dataset._data],
+        stored,
+        place=os.path.realpath(dataset.h5_path),
+        files=os.fspath(dataset.h5_path),
+        unsorted=None if _is_sorted(dataset._data) else "the images are not in the order of their names in the H5 file",
+    )
 
 
-def _file_entry(root: Path, path: str | Path) -> bytes:
-    return f"{Path(path).relative_to(root).as_posix()}\0{os.stat(path).st_size}".encode()
+def _is_sorted(keys: Sequence[Any]) -> bool:
+    return all(one <= other for one, other in pairwise(keys))
 
 
 BUILTIN_READERS: dict[str, Callable[[Any], ImageSet]] = {

@@ -15,10 +15,20 @@ from solo_gps.errors import CacheError
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.ranks import training_ranks
-from solo_gps.runtime.store import file_of, locked, open_array, read_manifest, verify_manifest, write_manifest
+from solo_gps.runtime.store import (
+    MANIFEST,
+    file_of,
+    locked,
+    mend_of,
+    open_array,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 
 # Raised when the formula of the distances, the order of ties or the files change.
-FORMAT = 2
+FORMAT = 3
+Build = Callable[[], tuple[NeighbourTable, dict[str, object]]]
 _ARRAYS = {"indices": "int32", "distances": "float32"}
 WAITING = "neighbours: another process is searching for these"
 
@@ -52,9 +62,7 @@ class Request:
         return f"neighbours-{size}-{self.backend}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def load_or_build(
-    folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]
-) -> NeighbourTable:
+def load_or_build(folder: Path, request: Request, build: Build) -> NeighbourTable:
     """Returns the stored table, or builds and stores it; of several processes that ask at once, one builds.
 
     Raises:
@@ -62,6 +70,7 @@ def load_or_build(
     """
     folder = Path(folder)
     manifest = folder / f"{request.name()}.json"
+    build = _checked(folder, build)
     if training_ranks().world > 1:
         return _with_ranks(folder, request, build)
     if not manifest.exists():
@@ -74,7 +83,20 @@ def load_or_build(
     return load(folder, request)
 
 
-def _with_ranks(folder: Path, request: Request, build: Callable[[], tuple[NeighbourTable, dict[str, object]]]) -> NeighbourTable:
+def _checked(folder: Path, build: Build) -> Build:
+    """The search, after every byte of the embeddings: a table that is stored from noise would outlive it."""
+
+    def checked() -> tuple[NeighbourTable, dict[str, object]]:
+        if (folder / MANIFEST).exists():  # else the folder is the caller's own
+            problems, _ = verify_manifest(folder / MANIFEST, mend_of(folder))
+            if problems:
+                raise CacheError(problems[0])
+        return build()
+
+    return checked
+
+
+def _with_ranks(folder: Path, request: Request, build: Build) -> NeighbourTable:
     manifest, ranks = folder / f"{request.name()}.json", training_ranks()
     if not ranks.share(manifest.exists()):
         table, facts = build()

@@ -7,11 +7,13 @@ of a file beside it, or the middle of one: ``"indices"`` of ``table.json`` is ``
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,12 @@ from solo_gps.runtime.files import file_digest, flush, seal, unseal, whole_file
 
 logger = logging.getLogger("solo_gps.embeddings")
 
+MANIFEST = "manifest.json"
 LOCKS = ".locks"
+LEAST_BLOCK = 1 << 20
+MOST_BLOCKS = 4096
+SAMPLE = 16
+"""Blocks of a file that are read at each use: other ones each time, and never long."""
 REMIND_SECONDS = 30.0
 
 
@@ -59,6 +66,11 @@ def is_under_way(path: Path) -> bool:
     return path.name.startswith((".", *stems))
 
 
+def mend_of(folder: Path) -> str:
+    """What to do about a damaged cache."""
+    return f"Remove it: solo-gps cache remove {folder.name}"
+
+
 def file_of(manifest: Path, name: str) -> Path:
     """The file that a manifest calls ``name``."""
     return manifest.with_name(name if "." in name else f"{manifest.stem}.{name}.npy")
@@ -76,9 +88,52 @@ def write_manifest(path: Path, values: Mapping[str, Any], files: Mapping[str, Ma
     for name, facts in files.items():
         file = file_of(path, name)
         flush(file)
-        entries[name] = {**facts, "bytes": file.stat().st_size, "sha256": file_digest(file)}
+        entries[name] = {**facts, **_checksums(file)}
     with whole_file(path, locked=True) as unfinished:
         unfinished.write_bytes(seal({**values, "files": entries}))
+
+
+def check_blocks(path: Path, manifest: Mapping[str, Any], name: str, mend: str, *, at_most: int | None = SAMPLE) -> None:
+    """Compares blocks of a file with the checksums in its manifest: its first, its last, and others at random.
+
+    Args:
+        path: The manifest.
+        manifest: What :func:`read_manifest` returned.
+        name: The file, as the manifest calls it.
+        mend: What to do about a damaged one, for the user.
+        at_most: Blocks to read, ``None`` for all.
+
+    Raises:
+        CacheError: A block is not as it was written; or the file cannot be read.
+    """
+    file, entry = file_of(path, name), manifest["files"][name]
+    blocks: Sequence[int] = range(len(entry["blocks"]))
+    if at_most is not None and len(blocks) > at_most:
+        blocks = sorted({0, len(blocks) - 1, *Random().sample(blocks, at_most - 2)})
+    try:
+        with open(file, "rb") as opened:
+            for block in blocks:
+                opened.seek(block * entry["block"])
+                if _block_digest(opened.read(entry["block"])) != entry["blocks"][block]:
+                    first = block * entry["block"]
+                    raise CacheError(f"{file} is damaged between byte {first:,} and {first + entry['block']:,}. {mend}")
+    except OSError as error:
+        raise CacheError(f"{file} cannot be read: {error.strerror}. {mend}") from error
+
+
+def _checksums(file: Path) -> dict[str, Any]:
+    """Size and digest of a whole file, and of its blocks: of 1 MiB, or more where they would be too many."""
+    size, digest, blocks = file.stat().st_size, hashlib.sha256(), []
+    block = max(LEAST_BLOCK, -(-size // MOST_BLOCKS))
+    with open(file, "rb") as opened:
+        while part := opened.read(block):
+            digest.update(part)
+            blocks.append(_block_digest(part))
+    return {"bytes": size, "sha256": digest.hexdigest(), "block": block, "blocks": blocks}
+
+
+def _block_digest(part: bytes) -> str:
+    return hashlib.sha256(part).hexdigest()[:16]
 
 
 def read_manifest(path: Path, version: int, mend: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import pytest
 from solo_gps.embeddings import embed, list_caches, remove, show, verify
 from solo_gps.embeddings.store import open_cache
 from solo_gps.errors import CacheError
+from solo_gps.neighbours import find
+from solo_gps.runtime.store import check_blocks, read_manifest
 
 PRIOR = {"name": "pca", "image_size": 2, "dimensions": 2}
 
@@ -88,6 +90,36 @@ def test_use_refuses_by_name_with_the_mend(folder: Path, digit_images: Any, dama
     assert embed(digit_images, PRIOR).array.shape == (12, 2)
 
 
+def test_f6_damage_of_the_same_size_is_found_at_use(folder: Path, digit_images: Any) -> None:
+    flip(folder / "embeddings.npy", -1)
+    with pytest.raises(CacheError, match=r"embeddings.npy is damaged between byte 0 and 1,048,576. Remove it: solo-gps cache"):
+        embed(digit_images, PRIOR)
+
+
+def test_f6_no_table_is_stored_from_damaged_embeddings(digit_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solo_gps.runtime.store.LEAST_BLOCK", 64)
+    embeddings = embed(digit_images, {"name": "pixels", "image_size": 8})
+    assert embeddings.folder is not None
+    manifest = embeddings.folder / "manifest.json"
+    blocks = read_manifest(manifest, 2, "")["files"]["embeddings.npy"]["blocks"]
+    assert len(blocks) > 100
+    flip(embeddings.folder / "embeddings.npy", 50 * 64)
+    with pytest.raises(CacheError, match=r"embeddings\.npy is damaged"):
+        find(embeddings, None, k=3)
+    assert not list(embeddings.folder.glob("neighbours-*"))
+    with pytest.raises(CacheError, match="between byte 3,200 and 3,264"):
+        for _ in range(400):  # 16 of some 360 blocks at each use: no single one need find it
+            check_blocks(manifest, read_manifest(manifest, 2, ""), "embeddings.npy", "")
+    with pytest.raises(CacheError, match="between byte 3,200 and 3,264"):
+        check_blocks(manifest, read_manifest(manifest, 2, ""), "embeddings.npy", "", at_most=None)
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
 
@@ -111,8 +143,6 @@ def test_a_foreign_file_is_named(folder: Path) -> None:
 
 
 def test_neighbour_tables_beside_the_embeddings_are_verified_too(folder: Path, digit_images: Any) -> None:
-    from solo_gps.neighbours import find
-
     find(embed(digit_images, PRIOR), None, k=3)
     assert verify(folder.name) == []
     files = sorted(folder.glob("neighbours-*"))

@@ -40,6 +40,10 @@ def partial(tmp_path: Path) -> Partial:
     return partial
 
 
+def ranges(partial: Partial) -> list[tuple[int, int]]:
+    return [(block.start, block.stop) for block in partial.finished()]
+
+
 def rows(start: int, stop: int) -> np.ndarray:
     return np.arange(start * 3, stop * 3, dtype=np.float32).reshape(-1, 3)
 
@@ -48,9 +52,9 @@ def test_written_blocks_are_finished_and_readable(partial: Partial) -> None:
     with partial:
         partial.write(4, rows(4, 7))
         partial.write(0, rows(0, 2))
-    assert partial.finished() == [(0, 2), (4, 7)]
+    assert ranges(partial) == [(0, 2), (4, 7)]
     partial.create()
-    assert partial.finished() == [(0, 2), (4, 7)], "creating again keeps what is there"
+    assert ranges(partial) == [(0, 2), (4, 7)], "creating again keeps what is there"
     with partial:
         for start, stop in [(2, 4), (7, 10)]:
             partial.write(start, rows(start, stop))
@@ -66,7 +70,7 @@ def test_a_block_whose_bytes_changed_is_not_finished(partial: Partial) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    assert partial.finished() == [(0, 5)]
+    assert ranges(partial) == [(0, 5)]
 
 
 @given(cut=st.integers(0, 200))
@@ -84,12 +88,12 @@ def test_a_journal_cut_anywhere_is_read_up_to_there(cut: int, tmp_path_factory: 
     assert len(partial.finished()) == sum(cut > end for end in ends)
     with partial:
         partial.write(0, rows(0, 2).astype(np.float16))
-    assert (0, 2) in partial.finished(), "an entry after a broken line is read"
+    assert (0, 2) in ranges(partial), "an entry after a broken line is read"
     shutil.rmtree(folder)
 
 
 def test_nonsense_in_a_journal_is_ignored(partial: Partial) -> None:
-    (partial.folder / "finished-3.jsonl").write_text('[0, 99, "x"]\n[5, 2, "x"]\n{"a": 1}\n[1]\n17\n[0, 1, 2]\n\xff\n')
+    (partial.folder / "finished-3.jsonl").write_text('[0, 99, "x", ""]\n[5, 2, "x", ""]\n{"a": 1}\n[1]\n17\n[0, 1, 2, 3]\n\xff\n')
     assert partial.finished() == []
 
 

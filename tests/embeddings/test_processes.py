@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +158,16 @@ def test_a_learned_state_lies_where_every_process_would_lay_it(digit_images: Any
     assert remainders[-1] == {0}
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def finished_blocks(folder: Path) -> int:
-    journal = folder.with_name(f"{folder.name}.partial") / "finished-0.jsonl"
-    try:
-        return journal.read_bytes().count(b"]")
-    except FileNotFoundError:  # not begun, or whole by now: the build may rename its folder at any moment
-        return 0
+    count = 0
+    for journal in folder.parent.glob("*.partial/finished*.jsonl"):
+        with suppress(FileNotFoundError):  # whole by now: the build may rename its folder at any moment
+            count += journal.read_bytes().count(b"]")
+    return count
 
 
 def wait_for_progress(process: Any, folder: Path, moments: random.Random) -> bool:
@@ -298,11 +303,16 @@ def test_a_write_that_fails_is_a_clear_error(digit_images: Any, monkeypatch: pyt
     monkeypatch.undo()
 
 
-def test_a_broken_state_of_an_interrupted_build_is_learned_anew(digit_images: Any, tmp_path: Path) -> None:
+def test_a_broken_state_of_an_interrupted_build_is_learned_anew(
+    digit_images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prior = {"name": "pca", "image_size": 8}
     wanted = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "a")})
-    work = tmp_path / "b" / f"{wanted.fingerprint}.partial"
-    work.mkdir(parents=True)
+    monkeypatch.setattr("solo_gps.embeddings.build._finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed(digit_images, {**prior, "cache_dir": str(tmp_path / "b")})
+    monkeypatch.undo()
+    (work,) = (tmp_path / "b").glob("*.partial")
     (work / "encoder.safetensors").write_bytes(b"\x10\x00")
     got = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "b")})
     np.testing.assert_array_equal(got.array, wanted.array)

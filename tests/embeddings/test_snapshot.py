@@ -173,11 +173,11 @@ def test_ranks_with_their_images_in_another_order_are_refused(digit_images):
     def take(rank):
         if rank == 1:
             digit_images.pixels = digit_images.pixels[::-1].copy()
-        return check_same_images(digit_images)
+        return check_same_images(digit_images, None)
 
     for got in in_two_ranks(take):
         assert got.startswith("DataError: ranks 0 and 1 list different training images")
-    digests = in_two_ranks(lambda _: check_same_images(digit_images))
+    digests = in_two_ranks(lambda _: check_same_images(digit_images, None))
     assert digests[0] == digests[1]
     assert len(digests[0]) == 64
 

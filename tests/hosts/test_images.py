@@ -35,7 +35,7 @@ def test_cifar():
     images = host_images(in_memory(CIFAR10, data, targets=[2, 0, 1]))
     assert images.labels.tolist() == [2, 0, 1]
     assert np.array_equal(pixels(images), data)
-    assert list(images.content()) == [image.tobytes() for image in data]
+    assert list(images.content()) == [b"|u1(32, 32, 3)" + image.tobytes() for image in data]
 
 
 def test_stl10_with_unlabelled_images():
@@ -52,7 +52,9 @@ def test_image_folder(digits):
     assert images.labels.tolist() == plain.targets
     assert all(np.array_equal(a, np.asarray(b)) for a, (b, _) in zip(pixels(images), plain, strict=True))
     first = digits / "train" / "0" / "000.png"
-    assert next(images.content()) == f"0/000.png\0{first.stat().st_size}".encode()
+    assert images.names[0] == "0/000.png"
+    assert next(images.content()) == images.stored(0) == first.read_bytes()
+    assert images.stamps()[0].tolist() == [first.stat().st_size, first.stat().st_mtime_ns, first.stat().st_ctime_ns]
     assert dataset.transform is not None
 
 

@@ -101,10 +101,14 @@ def batches(
     return _on_device(iter(loader), device)
 
 
-def _on_device(loaded: Iterator[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+def _on_device(loaded: Iterator[Any], device: torch.device) -> Iterator[Any]:
     try:
         for batch in loaded:
-            yield batch.to(device, non_blocking=device.type == "cuda")
+            if isinstance(batch, torch.Tensor):
+                yield batch.to(device, non_blocking=device.type == "cuda")
+            else:
+                pixels, *others = batch
+                yield pixels.to(device, non_blocking=device.type == "cuda"), *others
     except DataError as error:
         # One raised in a worker carries that worker's traceback; its last line is the error.
         message = str(error).strip().splitlines()[-1]
