@@ -1,4 +1,4 @@
-"""The command `solo-gps`: pretrain, demo, cache, doctor."""
+"""The command `solo-gps`: pretrain, demo, cache, sepp, data, doctor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from solo_gps.commands.cache import add_cache_commands
+from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.sepp import add_sepp_commands
 from solo_gps.errors import SoloGpsError
 from solo_gps.version import __version__
@@ -69,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         "sepp", help="choose the thresholds of semantic pairs for a prior", epilog="example: solo-gps sepp sweep data/train"
     )
     add_sepp_commands(sepp)
+    data = commands.add_parser(
+        "data", help="what solo-learn makes of a folder of images", epilog="example: solo-gps data order data/train"
+    )
+    add_data_commands(data)
     doctor = commands.add_parser(
         "doctor", help="what is installed, and whether the switch works", epilog="example: solo-gps doctor"
     )

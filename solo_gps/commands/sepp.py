@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
     config = parse({"fraction": options.fraction, "images": options.images}, SeppConfig, "sepp sweep")
     drawn = draw_images(len(images), number_to_draw(config, len(images)), options.seed)
     prior = prior_node(options.prior)
-    resolve_prior(prior, len(images))
+    resolve_prior(prior, images)
     array = embed(images, prior).array[drawn]
     rows = UnitRows(array, device=pick_device("auto"))
     labels = None if images.labels is None else images.labels[drawn]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
+from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
 from solo_gps.priors.config import CONFIGS, PriorConfig
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from solo_gps.priors.base import Encoder
 
 
-def resolve_prior(prior: Mapping[str, Any] | None = None, images: int | None = None) -> Encoder:
+def resolve_prior(prior: Mapping[str, Any] | None = None, images: ImageSet | None = None) -> Encoder:
     """Checks the recipe's ``prior`` node and returns its encoder, not loaded yet.
 
     Args:
         prior: Mapping or ``DictConfig`` with ``name`` and the encoder's keys; ``None`` is the default prior.
-        images: Number N of images, where it is known: brought embeddings are checked against it.
+        images: The images, where they are known: brought embeddings are checked against them.
 
     Returns:
         The encoder, with a checked configuration.

@@ -48,7 +48,7 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
         CacheError: The cache is damaged or foreign, or cannot be written.
     """
     check_not_empty(len(images))
-    encoder = resolve_prior(prior, len(images))
+    encoder = resolve_prior(prior, images)
     device = device_of(encoder.config.device)
     try:
         with preserved_generators(device):

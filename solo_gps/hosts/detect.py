@@ -55,6 +55,9 @@ class Host(Protocol):
     def build_method(self, cfg: DictConfig, cls: type) -> Any:
         """Builds the LightningModule from a completed recipe."""
 
+    def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
+        """Builds the training set of the completed ``data`` node through the host's own functions, as it will be indexed."""
+
     def build_train_loader(self, cfg: DictConfig) -> DataLoader:
         """Builds the training loader through the host's own functions."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,6 +70,17 @@ class Solo106:
             model = model.to(memory_format=torch.channels_last)
         return model
 
+    def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
+        """Builds the training set through solo-learn's function."""
+        return self.loader_module.prepare_datasets(
+            data["dataset"],
+            transform,
+            train_data_path=data["train_path"],
+            data_format=data["format"],
+            no_labels=data["no_labels"],
+            data_fraction=data["fraction"],
+        )
+
     def build_train_loader(self, cfg: DictConfig) -> DataLoader:
         """Builds the training loader through solo-learn's functions."""
         if cfg.data.format == "dali":
@@ -77,14 +88,7 @@ class Solo106:
         module = self.loader_module
         pipelines = [module.build_transform_pipeline(cfg.data.dataset, crops) for crops in cfg.augmentations]
         transform = module.prepare_n_crop_transform(pipelines, [crops.num_crops for crops in cfg.augmentations])
-        dataset = module.prepare_datasets(
-            cfg.data.dataset,
-            transform,
-            train_data_path=cfg.data.train_path,
-            data_format=cfg.data.format,
-            no_labels=cfg.data.no_labels,
-            data_fraction=cfg.data.fraction,
-        )
+        dataset = self.build_train_set(cfg.data, transform)
         check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
         return module.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=cfg.data.num_workers)
 

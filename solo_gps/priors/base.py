@@ -41,11 +41,11 @@ class Encoder:
         self.config: Any = config
         self.device: torch.device | None = None
 
-    def check(self, images: int | None = None) -> None:
+    def check(self, images: ImageSet | None = None) -> None:
         """Checks, before any long work, what the configuration alone cannot tell: files, names, shapes.
 
         Args:
-            images: Number N of images to embed, ``None`` when not known yet.
+            images: The images to embed, ``None`` when not known yet.
 
         Raises:
             SoloGpsError: Something is missing or does not fit.

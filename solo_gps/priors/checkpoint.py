@@ -11,6 +11,7 @@ import torch
 from PIL.Image import Image
 
 from solo_gps.errors import DataError
+from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import CheckpointConfig
 from solo_gps.priors.parts.architectures import build_network, library_of, with_small_stem
 from solo_gps.priors.parts.network import NetworkEncoder
@@ -23,7 +24,7 @@ class CheckpointEncoder(NetworkEncoder):
 
     config_class = CheckpointConfig
 
-    def check(self, images: int | None = None) -> None:
+    def check(self, images: ImageSet | None = None) -> None:
         """Checks that the file exists and that the architecture has that name."""
         if not Path(self.config.path).expanduser().is_file():
             raise DataError(f"prior.path: no file {self.config.path}.")

@@ -76,7 +76,10 @@ class ArrayConfig(CheapConfig):
     name: str = "array"
     """Registered name of the encoder."""
     path: str | None = None
-    """A .npy file of (N, D) numbers, row i for image i in the order of the training set. Required."""
+    """A .npy file of (N, D) numbers, or a .npz file of them and their `names`. Required."""
+    names: str | None = None
+    """A text file with the name of each row's image, one a line, as `solo-gps data order` prints them: the rows may then have any
+    order, and be more than the images. Without names, row i is image i's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

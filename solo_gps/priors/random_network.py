@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import RandomConfig
 from solo_gps.priors.parts.architectures import build_network, library_of
 from solo_gps.priors.parts.network import NetworkEncoder
@@ -19,7 +20,7 @@ class RandomEncoder(NetworkEncoder):
 
     config_class = RandomConfig
 
-    def check(self, images: int | None = None) -> None:
+    def check(self, images: ImageSet | None = None) -> None:
         """Checks the architecture's name."""
         library_of(self.config.architecture, self.config.library)
 

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from timm.data import create_transform, resolve_data_config
 
 from solo_gps.errors import DataError, UnknownNameError
+from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import TimmConfig
 from solo_gps.priors.parts.architectures import near
 from solo_gps.priors.parts.network import NetworkEncoder
@@ -25,7 +26,7 @@ class TimmEncoder(NetworkEncoder):
 
     config_class = TimmConfig
 
-    def check(self, images: int | None = None) -> None:
+    def check(self, images: ImageSet | None = None) -> None:
         """Checks the model's name and that the checkpoint exists.
 
         Raises:

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torchvision.models import get_model, get_model_weights
 
 from solo_gps.errors import DataError, UnknownNameError
+from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import TorchvisionConfig
 from solo_gps.priors.parts.architectures import library_of, without_classifier
 from solo_gps.priors.parts.network import NetworkEncoder
@@ -25,7 +26,7 @@ class TorchvisionEncoder(NetworkEncoder):
 
     config_class = TorchvisionConfig
 
-    def check(self, images: int | None = None) -> None:
+    def check(self, images: ImageSet | None = None) -> None:
         """Checks the names of network and weights, and that the checkpoint exists."""
         library_of(self.config.model, "torchvision")
         self._weights_entry()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_sets import ArrayImages
 
 from solo_gps.embeddings import embed, resolve_prior
 from solo_gps.errors import ConfigError, DataError, UnknownNameError
@@ -145,7 +146,7 @@ def test_brought_arrays_are_checked(tmp_path: Path) -> None:
     for array, text in cases:
         np.save(path, array, allow_pickle=True)
         with pytest.raises(DataError, match=text):
-            resolve_prior({"name": "array", "path": str(path)}, images=10)
+            resolve_prior({"name": "array", "path": str(path)}, ArrayImages(np.zeros((10, 2, 2), np.uint8)))
 
 
 def test_a_brought_array_is_taken_as_it_is(digit_images: Any, cache_dir: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class EncoderContract:
     prior: ClassVar[dict[str, Any]]
 
     def make(self, images: Any, **keys: Any) -> Encoder:
-        encoder = resolve_prior({**self.prior, **keys}, len(images))
+        encoder = resolve_prior({**self.prior, **keys}, images)
         encoder.load(CPU)
         return encoder
 

@@ -11,12 +11,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from image_sets import ArrayImages
 from safetensors.torch import save_file
 
 from solo_gps.embeddings import resolve_prior
 from solo_gps.priors.base import RUNTIME_KEYS
 
-IMAGES = 30
+IMAGES = ArrayImages(np.zeros((30, 8, 8), np.uint8))
 PRIORS = ("array", "autoencoder", "checkpoint", "patches", "pca", "pixels", "random", "timm", "torchvision", "vae")
 OTHER = {
     "architecture": "resnet34",
@@ -50,7 +51,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         torch.save(torchvision.models.resnet18().state_dict(), folder / f"torchvision-{name}.pth")
         save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), folder / f"timm-{name}.safetensors")
-        np.save(folder / f"array-{name}.npy", np.random.default_rng(len(name) + ord(name[0])).random((IMAGES, 3)))
+        np.save(folder / f"array-{name}.npy", np.random.default_rng(len(name) + ord(name[0])).random((len(IMAGES), 3)))
+    (folder / "names.txt").write_text("".join(f"{index}\n" for index in reversed(range(len(IMAGES)))))
     return folder
 
 
@@ -74,6 +76,8 @@ def changed(prior: str, key: str, value: Any, files: Path) -> dict[str, Any]:
     """The keys of a prior with one of them changed; a path leads to other numbers of the same form."""
     if key in ("path", "checkpoint"):
         return keys_of(prior, files, "two")
+    if key == "names":
+        return {**keys_of(prior, files), "names": str(files / "names.txt")}
     if key == "model":
         other = {"timm": ("test_resnet.r160_in1k", "test_vit"), "torchvision": ("resnet18", "resnet34")}[prior][1]
         return {**keys_of(prior, files), "model": other, "checkpoint": None}

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def fitted(images: Any, **prior: Any) -> Any:
-    encoder = resolve_prior(prior, len(images))
+    encoder = resolve_prior(prior, images)
     encoder.load(CPU)
     encoder.fit(images)
     return encoder

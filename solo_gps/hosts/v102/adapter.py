@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -67,6 +68,10 @@ class Solo102:
             model.prototypes.weight_g.data.fill_(1)
             model.prototypes.weight_g.requires_grad = False
         return model
+
+    def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
+        """Builds the training set through solo-learn's function, and takes ``data.fraction`` of it."""
+        return data102.train_set(data, transform, self.loader_module)
 
     def build_train_loader(self, cfg: DictConfig) -> DataLoader:
         """Builds the training loader through solo-learn's functions (see :func:`solo_gps.hosts.v102.data.train_loader`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,20 +39,29 @@ def train_loader(cfg: DictConfig, host: ModuleType) -> DataLoader:
         DataError: The folder holds something that is not an image, or fewer images than one batch.
     """
     data = cfg.data
-    path = Path(os.path.abspath(data.train_path))
-    if data.dataset == "custom" and data.no_labels:
-        _check_flat_folder(path)
-    transform = build_transform(data.dataset, parse_pipelines(cfg.augmentations), host)
-    try:
-        dataset = host.prepare_datasets(
-            data.dataset, transform, data_dir=Path(path.anchor), train_dir=path, no_labels=data.no_labels
-        )
-    except FileNotFoundError as error:
-        raise DataError(f"data.train_path={data.train_path!r}: {first_line(error)}") from error
-    if data.fraction > 0:
-        keep_fraction(dataset, data.fraction)
+    dataset = train_set(data, build_transform(data.dataset, parse_pipelines(cfg.augmentations), host), host)
     check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
     return host.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=data.num_workers)
+
+
+def train_set(data: Mapping[str, Any], transform: Any, host: ModuleType) -> Any:
+    """Builds the training set through 1.0.2's ``prepare_datasets``, and takes ``data.fraction`` of it.
+
+    Raises:
+        DataError: The folder holds something that is not an image.
+    """
+    path = Path(os.path.abspath(data["train_path"]))
+    if data["dataset"] == "custom" and data["no_labels"]:
+        _check_flat_folder(path)
+    try:
+        dataset = host.prepare_datasets(
+            data["dataset"], transform, data_dir=Path(path.anchor), train_dir=path, no_labels=data["no_labels"]
+        )
+    except FileNotFoundError as error:
+        raise DataError(f"data.train_path={data['train_path']!r}: {first_line(error)}") from error
+    if data["fraction"] > 0:
+        keep_fraction(dataset, data["fraction"])
+    return dataset
 
 
 def val_loader(cfg: DictConfig) -> DataLoader | None:
