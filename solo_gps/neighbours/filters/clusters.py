@@ -75,7 +75,7 @@ def communities(
     import igraph
 
     # igraph draws from Python's random module unless told otherwise.
-    igraph.set_random_number_generator(random.Random(seed))
+    igraph.set_random_number_generator(random.Random(seed))  # nosec B311: no secret
     try:
         weights = "weight" if weighted else None
         if method == "louvain":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
+import pickle  # nosec B403: for the name of its error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
