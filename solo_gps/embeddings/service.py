@@ -95,7 +95,7 @@ def _release(device: torch.device) -> None:
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:
     ranks = ranks or Ranks()
-    description = describe(encoder)
+    description = describe(encoder, images)
     root = cache_root(encoder.config.cache_dir)
     started, built = time.monotonic(), False
     if (folder := _found(images, encoder, description, root, ranks)) is None:

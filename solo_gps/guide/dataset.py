@@ -92,6 +92,25 @@ def _item(images: ImageSet, index: int) -> tuple[Any, int]:
     return images.image(index), -1 if labels is None else int(labels[index])
 
 
+class HostItems(Dataset):
+    """Items ``(index, crops, target)`` as the host's own set makes them, of raw images.
+
+    Args:
+        images: The N raw images.
+        transform: The host's, from an image to its crops.
+    """
+
+    def __init__(self, images: ImageSet, transform: Callable[[Any], Any]) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+        image, target = _item(self.images, index)
+        return index, self.transform(image), target
+
+
 class GuidedLoader(DataLoader):
     """A loader that has its guided dataset draw new pairs whenever an epoch's iterator is made."""
 

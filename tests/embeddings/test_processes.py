@@ -275,7 +275,7 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(digit_images: Any, ca
     prior = {"name": "pixels", "batch_size": 8, "num_workers": workers}
     with pytest.raises(
         DataError,
-        match=r"^image 50 of the training set cannot be read: image file is truncated. Mend or remove the file.$",
+        match=r"^image 50 cannot be read: OSError: image file is truncated. Mend or remove it.$",
     ):
         embed(BrokenImages(digit_images, 50), prior)
     assert [path.name.endswith(".partial") for path in cache_dir.iterdir() if path.name != ".locks"] == [True]
