@@ -41,7 +41,8 @@ class UnreadableImageError(DataError):
     """
 
     def __init__(self, message: str, reason: BaseException | None = None) -> None:
-        super().__init__(message if reason is None else f"{message} cannot be read: {brief(reason)}. Mend or remove it.")
+        why = "" if reason is None else f" cannot be read: {brief(reason).rstrip('.')}. Mend or remove it."
+        super().__init__(f"{message}{why}")
 
 
 class CacheError(SoloGpsError):

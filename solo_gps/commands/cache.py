@@ -32,7 +32,7 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "KEY=VALUE"),
         help="name of the prior, and its keys as after prior. in a recipe; default: the one that needs no download",
     )
-    add_images_option(build)
+    add_scale_option(build)
     build.add_argument("--k", type=int, default=None, help="also find this many neighbours of every image")
     build.set_defaults(run=_build)
     listed = commands.add_parser("list", help="sizes and ages", epilog="example: solo-gps cache list")
@@ -97,10 +97,10 @@ def prior_node(words: Sequence[str] | None, cache_dir: str | None = None) -> dic
     return {"name": name, **folder, **keys}
 
 
-def add_images_option(command: argparse.ArgumentParser) -> None:
+def add_scale_option(command: argparse.ArgumentParser) -> None:
     """Adds what becomes of images with more than 8 bits, in the words of the recipe's ``images`` group."""
     command.add_argument(
-        "--images",
+        "--scale",
         nargs="+",
         default=None,
         metavar=("SCALE", "KEY=VALUE"),
@@ -109,15 +109,15 @@ def add_images_option(command: argparse.ArgumentParser) -> None:
 
 
 def decoding(options: argparse.Namespace) -> ImagesConfig:
-    """Returns what was typed after ``--images``.
+    """Returns what was typed after ``--scale``.
 
     Raises:
         ConfigError: A word is no KEY=VALUE, or a key or value is wrong.
     """
     from omegaconf import OmegaConf
 
-    scale, *assignments = options.images or [None]
-    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, ImagesConfig, "--images")
+    scale, *assignments = options.scale or [None]
+    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, ImagesConfig, "--scale")
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solo_gps.commands.cache import add_images_option, decoding, prior_node
+from solo_gps.commands.cache import add_scale_option, decoding, prior_node
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.runtime.files import write_text
 
@@ -28,7 +28,7 @@ def add_sepp_commands(parser: argparse.ArgumentParser) -> None:
     )
     sweep.add_argument("folder", type=Path, help="images in class folders, as data.train_path")
     sweep.add_argument("--flat", action="store_true", help="the images lie in the folder itself, without classes")
-    add_images_option(sweep)
+    add_scale_option(sweep)
     sweep.add_argument(
         "--prior",
         nargs="+",

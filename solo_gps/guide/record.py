@@ -20,7 +20,7 @@ from solo_gps.version import __version__
 KEY = "solo_gps"
 """Where the record stands: in the recipe, in Lightning's hyper-parameters and in a checkpoint."""
 NAME_LENGTH = 100
-NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share"}
+NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share", "on_bad_image"}
 """Keys that change nothing of what is trained."""
 
 

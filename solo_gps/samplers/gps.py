@@ -36,12 +36,15 @@ class GpsConfig:
     """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), or nearest."""
     min_share: float = 0.5
     """A smaller share of images with a positive is a warning with what to change, from 0 to 1; none at all is always an error."""
+    on_bad_image: str = "stop"
+    """An image that cannot be read during training: stop ends the run, skip shows the item's other image alone, counts it as not guided and names the image at the end."""  # noqa: E501
     seed: int | None = None
     """Seed of the draws; null takes the recipe's."""
 
     def __post_init__(self) -> None:
         check_at_least("k", self.k, 1)
         check_choice("choose", self.choose, CHOICES)
+        check_choice("on_bad_image", self.on_bad_image, ("stop", "skip"))
         check_seed(self.seed)
         if not 0 <= self.min_share <= 1:
             raise ValueError(f"min_share={self.min_share} must be from 0 to 1.")
