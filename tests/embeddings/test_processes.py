@@ -298,7 +298,7 @@ def test_a_write_that_fails_is_a_clear_error(digit_images: Any, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(CacheError, match=r"cannot be written: No space left on device. What is embedded is kept"):
+    with pytest.raises(CacheError, match=r": No space left on device. What was written before is kept: mend the disk"):
         embed(digit_images, {"name": "pixels"})
     monkeypatch.undo()
 
