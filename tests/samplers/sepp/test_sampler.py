@@ -234,7 +234,7 @@ def test_the_yaml_group_lists_every_key_with_its_default():
         ({"high": 1.1}, r"high=1.1 must be from -1 to 1"),
         ({"high_quantile": 99}, r"high_quantile=99.0 must be from 0 to 1"),
         ({"fraction": 0}, r"fraction=0.0 must be above 0 and at most 1"),
-        ({"fraction": 1000}, r"a number of images goes in `images`"),
+        ({"fraction": 1000}, r"fraction=1000.0 must be above 0 and at most 1"),
         ({"images": 1}, r"images=1 must be at least 2"),
         ({"per_image": 0}, r"per_image=0 must be at least 1"),
         ({"seed": -1}, r"sampler.sepp: seed=-1 must be from 0 to 4294967295"),
