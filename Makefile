@@ -10,7 +10,7 @@ JOBS ?= 2
 # solo-learn 1.0.2 pins torch 1.9; these run it on today's (docs/hosts.md says which pins matter).
 HOST_102 := torch==2.15.0 torchvision==0.29.2 pytorch-lightning==1.9.5 lightning-bolts==0.7.0 timm==1.0.31 einops scipy "setuptools<81"
 
-.PHONY: setup demo test check lint format types layers docs bench clean
+.PHONY: setup demo test check audit lint format types layers docs bench clean
 
 setup: $(READY)
 
@@ -34,6 +34,11 @@ check: lint types layers test docs
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/bandit -q -c pyproject.toml -r solo_gps hydra_plugins
+
+# Asks the service that knows which releases have holes; needs the network.
+audit: $(READY)
+	@$(BIN)/bandit -q -c pyproject.toml -r solo_gps hydra_plugins && $(BIN)/pip-audit --skip-editable
 
 format: $(READY)
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

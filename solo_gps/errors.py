@@ -12,6 +12,10 @@ from pathlib import Path
 class SoloGpsError(ValueError):
     """Base of every error that a user can cause and mend."""
 
+    def __init__(self, message: str) -> None:
+        # A DataLoader makes its worker's error anew, of the same type, from the worker's traceback: that ends with the message.
+        super().__init__(message.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip())
+
 
 class ConfigError(SoloGpsError):
     """A key, type or value in the configuration is wrong."""
@@ -28,6 +32,19 @@ class UnknownNameError(ConfigError):
 
 class DataError(SoloGpsError):
     """The images, labels or embeddings are not what was asked for."""
+
+
+class UnreadableImageError(DataError):
+    """An image that cannot be read.
+
+    Args:
+        message: Where it is; or, made anew by a DataLoader, the whole message.
+        reason: What reading it raised.
+    """
+
+    def __init__(self, message: str, reason: BaseException | None = None) -> None:
+        why = "" if reason is None else f" cannot be read: {brief(reason).rstrip('.')}. Mend or remove it."
+        super().__init__(f"{message}{why}")
 
 
 class CacheError(SoloGpsError):
@@ -79,11 +96,11 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
         key = getattr(error, "full_key", None)
         return ConfigError(f"{f'{key}: ' if key else ''}{first_line(error)}. Mend it in the recipe.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
-        return MachineError(f"{doing}: out of memory ({_brief(error)}). Lower prior.batch_size or search.memory_mib.")
+        return MachineError(f"{doing}: out of memory ({brief(error)}). Lower prior.batch_size or search.memory_mib.")
     if isinstance(error, OSError):
-        return MachineError(f"{doing}: {_brief(error)}. Mend the file, the permission or the disk, and start again.")
+        return MachineError(f"{doing}: {brief(error)}. Mend the file, the permission or the disk, and start again.")
     return UnexpectedError(
-        f"solo-gps ended this run while {doing}: {_brief(error)}. This is a bug, of solo-gps or of a plugin, not of your "
+        f"solo-gps ended this run while {doing}: {brief(error)}. This is a bug, of solo-gps or of a plugin, not of your "
         "recipe: please report it with the traceback."
     )
 
@@ -96,7 +113,7 @@ def of_host(error: BaseException, doing: str) -> HostError:
         doing: What the host was doing, for the user.
     """
     *_, last = traceback.extract_tb(error.__traceback__)
-    reason = last.line if isinstance(error, AssertionError) and not str(error) else _brief(error)
+    reason = last.line if isinstance(error, AssertionError) and not str(error) else brief(error)
     place = f"{'/'.join(Path(last.filename).parts[-3:])}, line {last.lineno}"
     return HostError(
         f"solo-learn ended while {doing}: {reason} ({place}). Mend the key of the recipe that this is about; HYDRA_FULL_ERROR=1 "
@@ -104,7 +121,8 @@ def of_host(error: BaseException, doing: str) -> HostError:
     )
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """Returns an error's type and the first line of its message."""
     name = type(error).__name__
     return f"{name}: {first_line(error)}".removesuffix(f": {name}")
 

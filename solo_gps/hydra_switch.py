@@ -23,7 +23,7 @@ from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, of_host,
 
 log = logging.getLogger(__name__)
 
-NODES = ("sampler", "prior", "search", "refresh")
+NODES = ("sampler", "prior", "search", "refresh", "images")
 """Top-level keys of a recipe that are ours."""
 SHAPE = ("method", "backbone", "augmentations")
 """Keys by which a pretraining recipe is known, at the top or in a group, where the program has not imported solo-learn yet."""
@@ -210,6 +210,8 @@ def _is_ours(cfg: DictConfig, place: str) -> bool:
         return set(node) <= set(registered("register_samplers"))
     if word == "prior":
         return node.get("name") in registered("register_encoders")
+    if word == "images":
+        return set(node) <= {"scale", "low", "high"}
     if word == "search":
         return node.get("backend") in [*registered("register_search_backends"), "auto"]
     return node.get("of") in OF
@@ -219,7 +221,7 @@ def _check_places(places: Sequence[str]) -> None:
     below = [place for place in places if "." in place]
     if below:
         raise ConfigError(
-            f"{' and '.join(below)}: solo-gps reads sampler, prior, search and refresh at the top of the recipe alone. Type "
+            f"{' and '.join(below)}: solo-gps reads {', '.join(NODES)} at the top of the recipe alone. Type "
             "+sampler=... without @; in a recipe of a subfolder, make its first line `# @package _global_`; keys that mean "
             "something else in this program need another name."
         )

@@ -1,9 +1,9 @@
 """Random configurations through Hydra's command line: each trains, or ends with one clear error.
 
-PYTHONPATH=. python tests/fuzz.py --count 10000 [--seed 0] [--program pretrain|main] [--keep folder]
+PYTHONPATH=. python tests/fuzz.py --count 10000 [--seed 0] [--program pretrain|main]
 
-Each is run in a process of its own, forked from one that has imported everything; `main` is solo-learn's own main_pretrain.py of the
-checkout that SOLO_LEARN_CHECKOUT names.
+Each is run in a process of its own, forked from one that has imported everything; `main` is solo-learn's own main_pretrain.py of
+the checkout that SOLO_LEARN_CHECKOUT names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ augmentations:
     horizontal_flip: {{prob: 0.5}}
     crop_size: 16
     num_crops: 2
-data: {{dataset: custom, train_path: {train}, val_path: null, format: image_folder, no_labels: false, fraction: -1, num_workers: 0}}
+data: {{dataset: custom, train_path: {train}, val_path: null, format: image_folder, no_labels: false, fraction: -1,
+  num_workers: 0}}
 optimizer: {{name: sgd, batch_size: 8, lr: 0.1, classifier_lr: 0.1, weight_decay: 1.0e-4}}
 scheduler: {{name: warmup_cosine, warmup_epochs: 1}}
 checkpoint: {{enabled: false, dir: trained, frequency: 1, keep_prev: false}}
@@ -115,7 +116,7 @@ GOOD = {
     "sampler.sepp.fraction": ["0.5", "1.0"],
 }
 GROUPS = ["+sampler=gps", "+sampler=pnn", "+sampler=sepp"]
-PRIORS = ["", "+prior=pixels", "+prior=pca", "+prior=patches", "+prior=random", "+prior=autoencoder", "+prior=vae", "+prior=array"]
+PRIORS = ["", *(f"+prior={name}" for name in ("pixels", "pca", "patches", "random", "autoencoder", "vae", "array"))]
 
 
 def keys() -> list[str]:
@@ -226,9 +227,6 @@ def _warm() -> None:
         import sklearn.model_selection  # noqa: F401
         import timm  # noqa: F401
 
-        import solo_gps.commands.pretrain  # noqa: F401
-        import solo_gps.commands.program
-
 
 def _child(start: Any, arguments: list[str], output: Path) -> None:
     os.setsid()
@@ -268,7 +266,7 @@ def _judged(code: int, text: str) -> Outcome:
 
 
 def fuzz(count: int, seed: int, program: str, folder: Path, bad: Any = None) -> dict[str, int]:
-    """Runs ``count`` configurations and returns how many ended how; ``bad`` is called for each that ended otherwise than it may."""
+    """Runs ``count`` configurations and returns how many ended how; ``bad`` is called for each that ended as none may."""
     fuzzer, counts = Fuzzer(folder, program), collections.Counter[str]()
     errors: collections.Counter[str] = collections.Counter()
 

@@ -21,7 +21,7 @@ from hydra import initialize
 from hydra.core.global_hydra import GlobalHydra
 with initialize(version_base="1.2", config_path=None):
     options = GlobalHydra.instance().config_loader().get_group_options
-    groups = {name: options(name) for name in ("sampler", "prior", "search", "refresh", "recipe")}
+    groups = {name: options(name) for name in ("sampler", "prior", "search", "refresh", "images", "recipe")}
 print(json.dumps({
     "where": str(pathlib.Path(solo_gps.__file__).parents[1]),
     "groups": groups,
@@ -76,7 +76,7 @@ def test_the_groups_and_the_command_are_found(installed):
     python, checkout, kind = installed
     report = json.loads(run(python, "-c", REPORT))
     assert (report["where"] == str(checkout)) == (kind == "editable")
-    for group in ("sampler", "prior", "search", "refresh", "recipe"):
+    for group in ("sampler", "prior", "search", "refresh", "images", "recipe"):
         listed = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
         assert listed <= set(report["groups"][group])
     assert {"gps", "none", "mirror"} <= set(report["groups"]["sampler"])

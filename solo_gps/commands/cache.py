@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
+from solo_gps.hosts.decode import ImagesConfig
 
 
 def add_cache_commands(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,7 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "KEY=VALUE"),
         help="name of the prior, and its keys as after prior. in a recipe; default: the one that needs no download",
     )
+    add_scale_option(build)
     build.add_argument("--k", type=int, default=None, help="also find this many neighbours of every image")
     build.set_defaults(run=_build)
     listed = commands.add_parser("list", help="sizes and ages", epilog="example: solo-gps cache list")
@@ -61,7 +64,7 @@ def _build(options: argparse.Namespace) -> int:
     if not options.folder.is_dir():
         raise DataError(f"{str(options.folder)!r}: no such folder of images.")
     try:
-        images = host_images(ImageFolder(options.folder))
+        images = host_images(ImageFolder(options.folder), decoding(options))
     except FileNotFoundError as error:
         raise DataError(f"{str(options.folder)!r}: wanted images in class folders; {error}") from error
     if options.k is not None:
@@ -92,6 +95,29 @@ def prior_node(words: Sequence[str] | None, cache_dir: str | None = None) -> dic
         raise ConfigError(f"--prior {name} name={keys['name']}: two priors named. Give the one that you want, after --prior.")
     folder = {} if cache_dir is None else {"cache_dir": cache_dir}
     return {"name": name, **folder, **keys}
+
+
+def add_scale_option(command: argparse.ArgumentParser) -> None:
+    """Adds what becomes of images with more than 8 bits, in the words of the recipe's ``images`` group."""
+    command.add_argument(
+        "--scale",
+        nargs="+",
+        default=None,
+        metavar=("SCALE", "KEY=VALUE"),
+        help="for images of 16 bits or float, as +images= in a recipe: own, type, or fixed low=0 high=4095",
+    )
+
+
+def decoding(options: argparse.Namespace) -> ImagesConfig:
+    """Returns what was typed after ``--scale``.
+
+    Raises:
+        ConfigError: A word is no KEY=VALUE, or a key or value is wrong.
+    """
+    from omegaconf import OmegaConf
+
+    scale, *assignments = options.scale or [None]
+    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, ImagesConfig, "--scale")
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from solo_gps.commands.cache import add_cache_commands
 from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.sepp import add_sepp_commands
-from solo_gps.errors import SoloGpsError
+from solo_gps.errors import SoloGpsError, our_part
 from solo_gps.version import __version__
 
 PRETRAIN_HELP = """\
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _pretrain(arguments[1:])
         options = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        with our_part(f"running {' '.join(arguments[:2])}"):
+            return run(options)
     except SoloGpsError as error:
         print(f"solo-gps: {error}", file=sys.stderr)
         return 1

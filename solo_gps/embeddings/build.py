@@ -31,7 +31,7 @@ from solo_gps.runtime.determinism import plain_float32
 from solo_gps.runtime.files import whole_file, write_text
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
-from solo_gps.runtime.store import write_manifest
+from solo_gps.runtime.store import mend_of, write_manifest
 from solo_gps.version import __version__
 
 logger = logging.getLogger("solo_gps.embeddings")
@@ -234,7 +234,7 @@ class _Writer:
                     ready.synchronize()
                 self._partial.write(start, self._stored(start, rows.numpy()), images)
             except (OSError, DataError, RuntimeError, AssertionError) as error:
-                self._error = _disk_error(error, self._partial.folder) if isinstance(error, OSError) else error
+                self._error = error
 
     def _stored(self, start: int, rows: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -245,10 +245,6 @@ class _Writer:
             mend = "prior.storage=float32" if np.isfinite(rows).all() else "prior.precision=fp32"
             raise DataError(f"prior {self._prior!r}: the embedding of image {index} is not finite. Try {mend}.")
         return stored
-
-
-def _disk_error(error: OSError, folder: Path) -> CacheError:
-    return CacheError(f"{folder} cannot be written: {error.strerror}. What is embedded is kept; mend it and run again.")
 
 
 def _finish(
@@ -265,6 +261,8 @@ def _finish(
         digests.save()
         data = digests.of_all()
     folder = partial.folder.with_name(fingerprint(description, data))
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise CacheError(f"{folder} is in the way: it is no folder. What is embedded is kept. {mend_of(folder)}, and run again")
     if folder.exists():  # the same images, built under another listing meanwhile
         shutil.rmtree(partial.folder)
         return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -132,9 +133,12 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
 
 def _delete(folder: Path) -> None:
     """Deletes a folder, also while another process deletes the same one."""
-    while folder.exists():
+    while os.path.lexists(folder):
         with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink()  # what a link leads to is not ours to delete
+            else:
+                shutil.rmtree(folder)
 
 
 def _find(fingerprint: str, cache_dir: str | None) -> Path:
@@ -161,11 +165,11 @@ def _info(folder: Path) -> CacheInfo:
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     size, changed = (
         sum(file.st_size for file in files),
-        max((file.st_mtime for file in files), default=folder.stat().st_mtime),
+        max((file.st_mtime for file in files), default=folder.lstat().st_mtime),
     )
     common: dict[str, Any] = {"fingerprint": folder.name.removesuffix(PARTIAL), "folder": folder, "size": size}
     now = time.time()
-    if folder.name.endswith(PARTIAL):
+    if folder.name.endswith(PARTIAL) and folder.is_dir():
         return CacheInfo(**common, status="partial", age=now - changed, idle=now - changed)
     try:
         manifest = read_manifest(folder)

@@ -21,7 +21,7 @@ import numpy as np
 
 from solo_gps.embeddings.store import ARRAY
 from solo_gps.errors import CacheError
-from solo_gps.runtime.files import whole_file
+from solo_gps.runtime.files import in_bytes, whole_file
 from solo_gps.runtime.store import open_array
 
 JOURNAL = "finished"
@@ -71,7 +71,7 @@ class Partial:
         free, size = shutil.disk_usage(self.folder).free, math.prod(self.shape) * self.dtype.itemsize
         if free < size:
             raise CacheError(
-                f"{self.folder.parent} has {free / 1e9:,.1f} GB free, the embeddings need {size / 1e9:,.1f} GB. Free some, "
+                f"{self.folder.parent} has {in_bytes(free)} free, the embeddings need {in_bytes(size)}. Free some, "
                 "set prior.cache_dir, or use prior.storage=float16."
             )
         with whole_file(self._path, locked=True) as unfinished:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from solo_gps.embeddings.build import build_cache
 from solo_gps.embeddings.digests import Digests, digest_of_names
 from solo_gps.embeddings.fingerprint import describe, fingerprint
 from solo_gps.embeddings.resolve import check_not_empty, resolve_prior
-from solo_gps.embeddings.store import PARTIAL, build_lock, cache_folders, cache_root, make_root, open_cache, read_manifest
-from solo_gps.errors import CacheError, SoloGpsError
+from solo_gps.embeddings.store import (
+    ENVIRONMENT,
+    PARTIAL,
+    build_lock,
+    cache_folders,
+    cache_root,
+    make_root,
+    open_cache,
+    read_manifest,
+)
+from solo_gps.errors import CacheError, SoloGpsError, first_line
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.runtime.determinism import preserved_generators
@@ -53,13 +64,27 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
     try:
         with preserved_generators(device):
             encoder.load(device)
-            if not together:
-                return _find_or_build(images, encoder)
-            with torchrun_ranks() as ranks:
-                return _find_or_build(images, encoder, ranks)
+            with _said_of_the_disk(cache_root(encoder.config.cache_dir)):
+                if not together:
+                    return _find_or_build(images, encoder)
+                with torchrun_ranks() as ranks:
+                    return _find_or_build(images, encoder, ranks)
     finally:
         del encoder
         _release(device)
+
+
+@contextmanager
+def _said_of_the_disk(root: Path) -> Iterator[None]:
+    """Images and what the user brings are read elsewhere: what the disk refuses here is the cache."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        where, what = getattr(error, "filename", None) or root, getattr(error, "strerror", None) or first_line(error)
+        raise CacheError(
+            f"{where}: {what}. What was written before is kept: mend the disk or its permissions and run again, or set "
+            f"prior.cache_dir or {ENVIRONMENT} to another place."
+        ) from error
 
 
 def _release(device: torch.device) -> None:
@@ -70,7 +95,7 @@ def _release(device: torch.device) -> None:
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:
     ranks = ranks or Ranks()
-    description = describe(encoder)
+    description = describe(encoder, images)
     root = cache_root(encoder.config.cache_dir)
     started, built = time.monotonic(), False
     if (folder := _found(images, encoder, description, root, ranks)) is None:
@@ -116,7 +141,7 @@ def _find(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], ro
             digests.read()
         data = digests.of_all()
     folder = root / fingerprint(description, data)
-    return folder if folder.exists() else None
+    return folder if os.path.lexists(folder) else None
 
 
 def _may_be_of(folder: Path, description: Mapping[str, Any], images: int) -> bool:

@@ -22,6 +22,7 @@ from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
+from solo_gps.runtime.files import in_bytes
 from solo_gps.runtime.progress import Progress
 from solo_gps.runtime.ranks import Ranks, training_ranks
 
@@ -91,8 +92,8 @@ def check_room(folder: str | None, images: int, dimensions: int) -> None:
     free = shutil.disk_usage(root).free
     if free < size:
         raise CacheError(
-            f"refresh: {root} has {free / 1e9:,.1f} GB free, the embeddings of the network being trained need "
-            f"{size / 1e9:,.1f} GB there for a while. Free some, or set {ENVIRONMENT} or prior.cache_dir."
+            f"refresh: {root} has {in_bytes(free)} free, the embeddings of the network being trained need "
+            f"{in_bytes(size)} there for a while. Free some, or set {ENVIRONMENT} or prior.cache_dir."
         )
 
 

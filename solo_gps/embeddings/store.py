@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ ARRAY = "embeddings.npy"
 STATE = "encoder.safetensors"
 PARTIAL = ".partial"
 ENVIRONMENT = "SOLO_GPS_CACHE"
+
+
+_FACTS = {"images": int, "dimensions": int, "dtype": str, "prior": str, "created": str, "description": dict}
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
@@ -42,16 +46,11 @@ def make_root(root: Path) -> None:
 
 
 def cache_folders(root: Path, prefix: str = "") -> Iterator[Path]:
-    """The folders of caches, whole or not: those named by a fingerprint, after ``prefix``."""
+    """The folders of caches, whole or not, and whatever else is named by a fingerprint, after ``prefix``."""
     if root.is_dir():
         for path in root.iterdir():
             name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
-            if (
-                path.name.startswith(prefix)
-                and path.is_dir()
-                and len(name) == LENGTH
-                and all(digit in "0123456789abcdef" for digit in name)
-            ):
+            if path.name.startswith(prefix) and len(name) == LENGTH and all(digit in "0123456789abcdef" for digit in name):
                 yield path
 
 
@@ -66,7 +65,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         CacheError: It is missing, damaged or of another format, or a file is missing or truncated.
     """
-    return store.read_manifest(folder / NAME, FORMAT, store.mend_of(folder))
+    manifest = store.read_manifest(folder / NAME, FORMAT, store.mend_of(folder))
+    try:
+        whole = all(type(manifest.get(key)) is kind for key, kind in _FACTS.items()) and ARRAY in manifest["files"]
+        datetime.fromisoformat(str(manifest.get("created")))
+    except ValueError:
+        whole = False
+    if not whole:
+        raise CacheError(f"{folder / NAME} is damaged or was edited. {store.mend_of(folder)}")
+    return manifest
 
 
 def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:

@@ -28,10 +28,9 @@ def shown_crops(
     Returns:
         (B,) int64 anchors, on the batch's device; and what each crop shows.
     """
-    there = {"device": targets.device, "dtype": torch.int64}
-    anchors, positives = dataset.anchors[rows].to(**there), dataset.positives[rows]
-    theirs = targets if labels is None else torch.from_numpy(labels)[positives.long()].to(targets)
-    positives = positives.to(**there)
+    anchors, positives = (torch.from_numpy(indices).long() for indices in dataset.rows(rows.numpy()))
+    theirs = targets if labels is None else torch.from_numpy(labels)[positives].to(targets)
+    anchors, positives = anchors.to(targets.device), positives.to(targets.device)
     return anchors, ShownCrops(
         images=tuple(positives if positive else anchors for positive in crops),
         targets=tuple(theirs if positive else targets for positive in crops),
@@ -41,5 +40,5 @@ def shown_crops(
 def share_and_purity(dataset: GuidedDataset, labels: NDArray[np.int64] | None) -> dict[str, float]:
     """Returns the share of an epoch's items whose positive is another image and, where labels exist, of those with its label."""
     unknown = np.full(len(dataset.images), -1) if labels is None else labels
-    share, purity = pair_purity(dataset.anchors.numpy(), dataset.positives.numpy(), unknown)
+    share, purity = pair_purity(*dataset.rows(np.arange(len(dataset))), unknown)
     return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})

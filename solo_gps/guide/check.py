@@ -12,6 +12,7 @@ from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
 from solo_gps.hosts.data_folder import check_data_folder
+from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.hosts.keys import check_host_keys
 from solo_gps.methods import NOT_METHODS
@@ -22,7 +23,7 @@ from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
 _STRANGERS = "Where the key sampler means something else in this program, give it another name."
-NEED_A_SAMPLER = ("prior", "search", "refresh")
+NEED_A_SAMPLER = ("prior", "search", "refresh", "images")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
 
@@ -35,12 +36,14 @@ class Asked:
         prior: The prior's keys with its defaults; ``None`` when nothing would use it.
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
+        images: What becomes of images with more than 8 bits.
     """
 
     samplers: dict[str, Sampler]
     prior: PriorConfig | None
     search: SearchConfig
     refresh: RefreshConfig | None
+    images: ImagesConfig
 
 
 def read_recipe(recipe: DictConfig) -> Asked:
@@ -53,15 +56,26 @@ def read_recipe(recipe: DictConfig) -> Asked:
     """
     samplers = make_samplers(recipe)
     if not samplers:  # a plain run, of whatever program: nothing of ours is read
-        return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None)
+        return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None, images=ImagesConfig())
     prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
-    refresh = parse_refresh(recipe, samplers)
+    refresh, images = parse_refresh(recipe, samplers), parse_images(node_of(recipe, "images"))
     names = method_names()
     if names is not None:
         check_method(recipe, names, samplers)
     first = [sampler for sampler in samplers.values() if refresh is None or refresh.first > 0 or not sampler.refreshable]
     used = any(sampler.pairs_images or sampler.reads_prior for sampler in first)
-    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh)
+    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images)
+
+
+def parse_images(node: object) -> ImagesConfig:
+    """Checks the recipe's ``images`` node; the defaults without one.
+
+    Raises:
+        ConfigError: A key, type or value is wrong.
+    """
+    if isinstance(node, str):
+        raise ConfigError(f"images={node!r}: wanted a group such as {{scale: own}}; on a command line type +images=own.")
+    return parse({} if node is None else node, ImagesConfig, "images")
 
 
 def make_samplers(recipe: DictConfig) -> dict[str, Sampler]:
@@ -153,6 +167,7 @@ def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
         "prior": asked.prior is None or now.prior == asked.prior,
         "search": now.search == asked.search,
         "refresh": now.refresh == asked.refresh,
+        "images": now.images == asked.images,
         "method": recipe.get("method") == method,
     }
     changed = [key for key, is_same in same.items() if not is_same]

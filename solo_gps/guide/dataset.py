@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from solo_gps.errors import HostError, UnexpectedError
+from solo_gps.errors import HostError, UnexpectedError, UnreadableImageError
 from solo_gps.hosts.images import HostImages
 from solo_gps.interfaces import ImageSet, Pairs
 from solo_gps.methods import facts_of
 
 Pipeline = Callable[[Any], Any]
+BOTH, ANCHOR, POSITIVE = range(3)
+"""What an item of a batch showed: both of its images, or one of them alone."""
 
 
 class GuidedDataset(Dataset):
@@ -29,9 +31,21 @@ class GuidedDataset(Dataset):
         pipelines: One transform for each crop.
         from_positive: For each crop, whether it shows the positive.
         pairs: The items of the first epoch.
+        skip: An item of which one image cannot be read shows the other one alone; else that is an error.
+
+    Attributes:
+        unreadable: (N,) uint8, 1 for each image that was skipped; ``None`` without ``skip``.
     """
 
-    def __init__(self, images: ImageSet, pipelines: Sequence[Pipeline], from_positive: Sequence[bool], pairs: Pairs) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        pipelines: Sequence[Pipeline],
+        from_positive: Sequence[bool],
+        pairs: Pairs,
+        *,
+        skip: bool = False,
+    ) -> None:
         assert len(pipelines) == len(from_positive), "one mark for each crop"
         self.images = images
         self.pipelines = tuple(pipelines)
@@ -40,6 +54,9 @@ class GuidedDataset(Dataset):
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
         # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
         self._rows = self.anchors.numpy(), self.positives.numpy()
+        self.unreadable = torch.zeros(len(images), dtype=torch.uint8).share_memory_() if skip else None
+        # What an item showed when it was last read: workers write here, and the main process reads it with the item's batch.
+        self._shown = torch.zeros(len(self.anchors), dtype=torch.uint8).share_memory_() if skip else None
         self._draw: Callable[[], Pairs] | None = None
 
     def __len__(self) -> int:
@@ -49,14 +66,30 @@ class GuidedDataset(Dataset):
         anchors, positives = self._rows
         anchor, positive = int(anchors[item]), int(positives[item])
         try:
-            image, target = _item(self.images, anchor)
-            other = image if positive == anchor else self.images.image(positive)
+            image, target, other = self._images(item, anchor, positive)
             crops = [
                 pipeline(other if guided else image) for pipeline, guided in zip(self.pipelines, self.from_positive, strict=True)
             ]
         except StopIteration as error:  # Lightning would take it for the end of the epoch
             raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
         return item, crops, target
+
+    def _images(self, item: int, anchor: int, positive: int) -> tuple[Any, int, Any]:
+        """The anchor, its target, and the positive; one for both where the other cannot be read and ``skip`` is on."""
+        if self._shown is None:
+            image, target = _item(self.images, anchor)
+            return image, target, image if positive == anchor else self.images.image(positive)
+        read: dict[int, tuple[Any, int]] = {}
+        for index in {anchor: None, positive: None}:
+            try:
+                read[index] = _item(self.images, index)
+            except UnreadableImageError:
+                if index == positive and not read:
+                    raise
+                self.unreadable[index] = 1  # type: ignore[index]
+        self._shown[item] = BOTH if len(read) == 2 or anchor == positive else ANCHOR if anchor in read else POSITIVE
+        image, target = read.get(anchor, read.get(positive))  # type: ignore[misc]
+        return image, target, read.get(positive, (image, target))[0]
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers only read the shared pairs; the samplers behind them stay in the main process.
@@ -67,9 +100,16 @@ class GuidedDataset(Dataset):
         self._rows = self.anchors.numpy(), self.positives.numpy()
 
     def rows(self, items: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Returns the (B,) anchors and the (B,) positives of (B,) items, as image indices."""
-        anchors, positives = self._rows
-        return anchors[items], positives[items]
+        """Returns the (B,) anchors and the (B,) positives that (B,) items of a batch showed, as image indices."""
+        anchors, positives = (rows[items] for rows in self._rows)
+        if self._shown is None:
+            return anchors, positives
+        shown = self._shown.numpy()[items]
+        return np.where(shown == POSITIVE, positives, anchors), np.where(shown == ANCHOR, anchors, positives)
+
+    def skipped(self, items: NDArray[np.integer]) -> int:
+        """Returns how many of (B,) items of a batch showed one image alone, because the other cannot be read."""
+        return 0 if self._shown is None else int((self._shown.numpy()[items] != BOTH).sum())
 
     def draw_with(self, draw: Callable[[], Pairs]) -> None:
         """Sets the function that returns the pairs of the epoch about to start."""
@@ -83,6 +123,8 @@ class GuidedDataset(Dataset):
         assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
         for row, drawn in zip(self._rows, (pairs.anchors, pairs.positives), strict=True):
             row[:] = drawn
+        if self._shown is not None:
+            self._shown.zero_()
 
 
 def _item(images: ImageSet, index: int) -> tuple[Any, int]:
@@ -90,6 +132,25 @@ def _item(images: ImageSet, index: int) -> tuple[Any, int]:
         return images.item(index)
     labels = images.labels
     return images.image(index), -1 if labels is None else int(labels[index])
+
+
+class HostItems(Dataset):
+    """Items ``(index, crops, target)`` as the host's own set makes them, of raw images.
+
+    Args:
+        images: The N raw images.
+        transform: The host's, from an image to its crops.
+    """
+
+    def __init__(self, images: ImageSet, transform: Callable[[Any], Any]) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Any, int]:
+        image, target = _item(self.images, index)
+        return index, self.transform(image), target
 
 
 class GuidedLoader(DataLoader):

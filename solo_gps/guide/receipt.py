@@ -16,7 +16,7 @@ from solo_gps.runtime.files import write_text
 log = logging.getLogger(__name__)
 
 FILE = "solo_gps_receipt.json"
-COUNTS = ("items", "guided", "judged", "pure")
+COUNTS = ("items", "guided", "judged", "pure", "skipped")
 
 
 class Receipt:
@@ -25,7 +25,8 @@ class Receipt:
     Attributes:
         steps: Training steps that guided methods took in this process.
         counts: ``items`` seen; those ``guided`` (the positive is another image); of these, those ``judged`` (both classes
-            known); and of these, the ``pure`` ones (equal classes).
+            known); and of these, the ``pure`` ones (equal classes). Items ``skipped`` showed one image alone, because the other
+            cannot be read.
     """
 
     def __init__(self) -> None:
@@ -78,6 +79,7 @@ def write_receipt(
         **facts,
         "items_seen": counts["items"],
         "share_guided": _share(counts["guided"], counts["items"]) if by_pairs else None,
+        "items_with_an_unreadable_image": counts["skipped"],
         "purity_of_positives_used": _share(counts["pure"], counts["judged"]),
         **record,
     }
@@ -96,6 +98,8 @@ def _shown(receipt: Mapping[str, Any]) -> list[str]:
     words = [f"{receipt['items_seen']:,} items seen in {receipt['steps']:,} steps ({receipt['ended']})"]
     if receipt["share_guided"] is not None:
         words.append(f"{100 * receipt['share_guided']:.1f} % of them guided")
+    if receipt["items_with_an_unreadable_image"]:
+        words.append(f"{receipt['items_with_an_unreadable_image']:,} with one image alone, as the other cannot be read")
     if receipt["purity_of_positives_used"] is not None:
         words.append(f"{100 * receipt['purity_of_positives_used']:.1f} % of the positives used had the anchor's label")
     for name, purity in receipt["purity_of_all_neighbours"].items():

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict, read_write
 
 from solo_gps.guide.check import Asked
+from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.priors import DEFAULT_ENCODER
 from solo_gps.priors.config import RUNTIME_KEYS
@@ -19,7 +20,7 @@ from solo_gps.version import __version__
 KEY = "solo_gps"
 """Where the record stands: in the recipe, in Lightning's hyper-parameters and in a checkpoint."""
 NAME_LENGTH = 100
-NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share"}
+NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share", "on_bad_image"}
 """Keys that change nothing of what is trained."""
 
 
@@ -36,6 +37,7 @@ def run_suffix(asked: Asked) -> str:
         prior = _named(asked.prior.name, asked.prior, same=set(RUNTIME_KEYS) - {"space"})
         parts += [prior] if prior != DEFAULT_ENCODER else []
     parts += [_named("refresh", asked.refresh)] if asked.refresh is not None else []
+    parts += [_named("images", asked.images)] if asked.images != ImagesConfig() else []
     whole = "-".join(parts)
     # Of a path its last part says most; what is cut off goes into a digest.
     safe = re.sub(r"[^\w.=+-]", "", re.sub(r"(=)[^_]*/", r"\1", whole))[:NAME_LENGTH]
@@ -67,6 +69,7 @@ def record_of(asked: Asked, generation: str) -> dict[str, Any]:
         "prior": None if asked.prior is None else asdict(asked.prior),
         "search": asdict(asked.search),
         "refresh": None if asked.refresh is None else asdict(asked.refresh),
+        "images": None if asked.images == ImagesConfig() else asdict(asked.images),
         "embeddings": None,
         "tables": {},
     }
@@ -81,7 +84,7 @@ def write_into(recipe: DictConfig, record: Mapping[str, Any]) -> None:
     """
     with read_write(recipe), open_dict(recipe):
         recipe.sampler = record["samplers"]
-        for node in ("prior", "refresh"):
+        for node in ("prior", "refresh", "images"):
             if record[node] is not None:
                 recipe[node] = record[node]
         recipe[KEY] = {key: record[key] for key in ("version", "solo_learn", "embeddings", "tables")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from typing import Any
 
@@ -14,7 +15,7 @@ from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
 from solo_gps.guide.batch import share_and_purity, shown_crops
 from solo_gps.guide.check import Asked, check_unchanged
-from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive, guided_dataset
+from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, HostItems, crop_pipelines, crops_from_positive, guided_dataset
 from solo_gps.guide.fit import Fit
 from solo_gps.guide.pairing import Pairing
 from solo_gps.guide.receipt import Receipt, receipt_folder, write_receipt
@@ -22,10 +23,12 @@ from solo_gps.guide.record import KEY, record_of, run_suffix, table_digest, writ
 from solo_gps.guide.refresh import Refresh
 from solo_gps.hosts.data_folder import check_batch
 from solo_gps.hosts.detect import Host
-from solo_gps.hosts.images import host_images
-from solo_gps.interfaces import ImageSet, ShownCrops
+from solo_gps.hosts.images import can_read, check_decoding, host_images
+from solo_gps.interfaces import ImageSet, ShownCrops, name_of
 from solo_gps.methods import facts_of
 from solo_gps.plugins import wrapped
+
+log = logging.getLogger(__name__)
 
 
 class GuidedRun:
@@ -76,9 +79,8 @@ class GuidedRun:
             check_batch(self.cfg, len(dataset), kwargs["batch_size"])  # type: ignore[arg-type]
             if self.guides_images:
                 guided = self._guide(dataset)
-            elif any(sampler.reads_prior for sampler in self.samplers.values()):
-                self._prepare(dataset)
-                self.fit.read(dataset)
+            else:
+                dataset = self._decoded(dataset)
             self._record_fingerprints()
             if not self.guides_images:
                 return DataLoader(dataset, *args, **kwargs)
@@ -91,11 +93,28 @@ class GuidedRun:
         pipelines = crop_pipelines(dataset.transform)
         images = self._prepare(dataset, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
-        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0))
+        skip = any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
+        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=skip)
+
+    def _decoded(self, dataset: Any) -> Dataset:
+        """The host's items, of images that are decoded by us, for samplers that choose no positive in the dataset."""
+        reads_prior = any(sampler.reads_prior for sampler in self.samplers.values())
+        if not (reads_prior or self.record["images"] or can_read(dataset)):
+            return dataset
+        images = self._prepare(dataset) if reads_prior else self._images_of(dataset)
+        items = HostItems(images, dataset.transform)
+        if reads_prior:
+            self.fit.read(items)
+        return items
+
+    def _images_of(self, dataset: Any) -> ImageSet:
+        images = host_images(dataset, self.asked.images)
+        check_decoding(images)
+        return images
 
     def _prepare(self, dataset: Any, pipeline: Any = None) -> ImageSet:
         """The raw images, with their tables; of one training set alone, else one would be paired by the other's neighbours."""
-        images, before = host_images(dataset), self.pairing.images
+        images, before = self._images_of(dataset), self.pairing.images
         if before is None:  # else the loader is made anew, and goes on with the tables that there are
             self.pairing.prepare(images, pipeline)
         elif not same_listing(before, images):
@@ -167,6 +186,7 @@ class GuidedRun:
         self.fit.check_batch()
         rows, labels = items.cpu(), self.pairing.labels  # once: on a GPU it waits for the step before
         self.receipt.add(*self.dataset.rows(rows.numpy()), labels)
+        self.receipt.counts["skipped"] += self.dataset.skipped(rows.numpy())
         anchors, shown = shown_crops(self.dataset, labels, rows, targets, self.dataset.from_positive[:num_crops])
         return items if facts_of(self.cfg.method).remembers_items else anchors, shown
 
@@ -208,6 +228,9 @@ class GuidedRun:
         alone = error is not None or trainer.world_size == 1
         counts = self.receipt.counts if alone else self.receipt.sum_over_ranks(trainer, method.device)
         self._counted = None if error is not None else counts
+        unreadable = self._unreadable()
+        if unreadable:  # of this rank's items; every rank says its own
+            log.warning("%d images were skipped, since they cannot be read: %s", len(unreadable), ", ".join(unreadable))
         folder = None if error is not None and trainer.world_size > 1 else receipt_folder(trainer)
         if not self.samplers or not trainer.is_global_zero:
             return
@@ -228,6 +251,11 @@ class GuidedRun:
         }
         tables = {name: table_digest(table) for name, table in self.pairing.tables.items()}
         write_receipt(folder, {**self.record, "tables": tables}, counts, facts, by_pairs=self.dataset is not None)
+
+    def _unreadable(self) -> list[str]:
+        if self.dataset is None or self.dataset.unreadable is None:
+            return []
+        return [name_of(self.dataset.images, row) for row in self.dataset.unreadable.nonzero()[:, 0].tolist()]
 
     def check_trained(self, recipe: DictConfig | None = None) -> None:
         """Ends a job that asked for guidance and never trained a guided method.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +12,158 @@ from omegaconf import DictConfig
 from solo_gps.errors import DataError
 from solo_gps.hosts.devices import rank_count
 
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's IMG_EXTENSIONS, which would take a second to import."""
+MOST_OPENED = 256
+"""Files of a flat folder whose names are no image's are opened, at most so many: a run must not wait for a million."""
+
 
 def check_data_folder(recipe: DictConfig) -> None:
-    """Raises :class:`DataError` when a dataset of files has no folder, or an empty one.
+    """Checks by listing alone what solo-learn would stumble over when it builds its training set, or in the middle of an epoch.
 
     Sets that torchvision downloads by itself (cifar10, cifar100, stl10) are left to it.
+
+    Raises:
+        DataError: The folder or file is missing, empty, or holds what solo-learn cannot read.
     """
     data: Any = recipe.get("data") or {}
-    if data.get("dataset") not in ("custom", "imagenet", "imagenet100") or data.get("format", "image_folder") == "h5":
+    if data.get("dataset") not in ("custom", "imagenet", "imagenet100"):
         return
-    if data.get("train_path") is None:
-        raise DataError("data.train_path: wanted a folder of training images, got nothing.")
-    folder = Path(data.train_path)
-    if not folder.is_dir():
-        raise DataError(f"data.train_path={str(folder)!r}: no such folder. Relative paths start at {Path.cwd()}.")
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    if not entries:
-        raise DataError(f"data.train_path={str(folder)!r} is empty: wanted images in class folders.")
-    if not data.get("no_labels", False):
-        classes = [entry for entry in entries if entry.is_dir()]
-        if not classes:
-            raise DataError(
-                f"data.train_path={str(folder)!r} has no class folders. For images without labels set data.no_labels=True."
+    kind = kind_of(data)
+    path = data.get("train_path")
+    if path is None:
+        raise DataError(
+            f"data.train_path: wanted {'an H5 file' if kind == 'h5' else 'a folder'} of training images, got nothing."
+        )
+    wrong = next(iter(_CHECKS[kind](path)), None)
+    if wrong is not None:
+        raise DataError(f"data.train_path={str(path)!r}: {wrong}")
+
+
+def kind_of(data: Mapping[str, Any]) -> str:
+    """How solo-learn reads a set of files: ``classes`` of folders, a ``flat`` folder, or an ``h5`` file.
+
+    Args:
+        data: The recipe's ``data`` node.
+    """
+    if data.get("dataset") == "custom":
+        return "flat" if data.get("no_labels", False) else "classes"
+    return "h5" if data.get("format", "image_folder") == "h5" else "classes"
+
+
+def wrong_with_classes(path: str) -> Iterator[str]:
+    """Yields why torchvision's ImageFolder would refuse a folder; it follows links, and takes hidden folders for classes."""
+    folder = os.path.expanduser(path)
+    if not os.path.isdir(folder):
+        yield f"no such folder. Relative paths start at {Path.cwd()}."
+        return
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.path for entry in entries if entry.is_dir())
+    if not classes and not os.listdir(folder):
+        yield "it is empty. Wanted images in class folders."
+    elif not classes:
+        yield "it has no class folders. For images without labels set data.no_labels=True."
+    for of_class in classes:
+        if not any(is_image_name(name) for _, _, names in os.walk(of_class, followlinks=True) for name in names):
+            yield (
+                f"class folder {os.path.basename(of_class)!r} is empty or holds no image, by their names "
+                f"({', '.join(sorted(EXTENSIONS))}), and every folder in there is a class. Remove it or fill it."
             )
-        for folder_of_class in classes:
-            if not any(folder_of_class.iterdir()):
-                raise DataError(f"data.train_path: class folder {str(folder_of_class)!r} is empty. Remove it or fill it.")
+
+
+def wrong_with_flat(path: str) -> Iterator[str]:
+    """Yields what solo-learn would take for an image in a flat folder though it is none: it takes every entry for one."""
+    if not os.path.isdir(path):
+        yield f"no such folder. Relative paths start at {Path.cwd()}."
+        return
+    some, opened = False, 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            some = True
+            if entry.is_file():
+                if is_image_name(entry.name) or opened == MOST_OPENED:
+                    continue
+                opened += 1
+                if _opens(entry.path):
+                    continue
+            what = "a folder" if entry.is_dir() else "a link to nothing" if entry.is_symlink() else "not an image file"
+            yield (
+                f"{entry.name!r} is {what}, but data.no_labels=True takes every entry of the folder for an image. Remove it, or "
+                "set data.no_labels=False for class folders."
+            )
+    if not some:
+        yield "it is empty. Wanted image files."
+
+
+def wrong_with_h5(path: str) -> Iterator[str]:
+    """Yields why solo-learn 1.0.6 could not read an H5 file, by the list that it keeps of the file's images."""
+    if not os.path.isfile(path):
+        yield f"no such H5 file. Relative paths start at {Path.cwd()}."
+        return
+    try:
+        import h5py
+    except ImportError:
+        yield "reading H5 files needs h5py. Run pip install h5py."
+        return
+    if not h5py.is_hdf5(path):
+        yield "it is not an H5 file, or a damaged one. Set data.format=image_folder for a folder."
+        return
+    with h5py.File(path, "r") as file:
+        if not len(file):
+            yield "it is empty. Wanted groups of images, one a class."
+        kept = h5_list(path)
+        yield from _wrong_with_list(file, kept) if os.path.isfile(kept) else _wrong_with_groups(file)
+
+
+def _wrong_with_groups(file: Any) -> Iterator[str]:
+    for name, group in file.items():
+        if not hasattr(group, "keys"):
+            yield f"{name!r} is no group of images. Wanted groups, one a class, of the files' bytes by their names."
+        elif " " in name or any(" " in image for image in group):
+            yield f"group {name!r}: solo-learn's list of the images cannot hold a name with a space. Rename it in the H5 file."
+
+
+def _wrong_with_list(file: Any, kept: str) -> Iterator[str]:
+    listed: dict[str, set[str]] = {}
+    with open(kept, encoding="utf-8") as lines:
+        for line in lines:
+            group, _, name = line.rpartition(" ")[0].partition("/")
+            listed.setdefault(group, set()).add(name)
+    for group in sorted(set(file) | set(listed)):
+        names = listed.get(group, set())
+        if group not in file or len(file[group]) != len(names) or any(name not in names for name in file[group]):
+            yield (
+                f"{kept}, in which solo-learn keeps the list of its images, is of another H5 file of that name, or of an earlier "
+                f"one ({group!r} differs). Remove {kept}: solo-learn writes it anew."
+            )
+            return
+
+
+def h5_list(path: str) -> str:
+    """Where solo-learn 1.0.6 keeps the list of an H5 file's images, whichever folder the file is in."""
+    return os.path.join(os.path.expanduser("~"), os.path.basename(os.path.splitext(path)[0]) + ".txt")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether torchvision takes a file for an image, by its name."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _opens(path: str) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # noqa: BLE001 - a damaged file brings out errors of any type
+        return False
+
+
+_CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
+    "classes": wrong_with_classes,
+    "flat": wrong_with_flat,
+    "h5": wrong_with_h5,
+}
 
 
 def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
+from PIL import Image
 from torch.utils.data import Dataset
+from torchvision import get_image_backend
+from torchvision.datasets.folder import default_loader
 
-from solo_gps.errors import DataError, first_line
+from solo_gps.errors import ConfigError, DataError, UnreadableImageError
+from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import registered
+
+REHEARSED = 8
 
 
 class HostImages:
@@ -31,11 +39,15 @@ class HostImages:
         place: Where the images lie, ``None`` in memory.
         files: The file of each image, or one that holds all; ``None`` in memory.
         unsorted: Why the order is not that of the names, or ``None``.
+        opened: From an index to what Pillow opens, and the target, where the dataset has no part of its own that decodes.
+
+    Attributes:
+        decoding: What becomes of images with more than 8 bits.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         labels: Any,
         names: Sequence[str],
         stored: Callable[[int], bytes],
@@ -43,29 +55,58 @@ class HostImages:
         place: str | None = None,
         files: Sequence[str] | str | None = None,
         unsorted: str | None = None,
+        opened: Callable[[int], tuple[Any, int]] | None = None,
     ) -> None:
         self._raw = copy.copy(dataset)
-        self._raw.transform = None  # type: ignore[attr-defined]
+        self._raw.transform = None
+        if getattr(dataset, "loader", None) is default_loader and get_image_backend() == "PIL":
+            self._raw.loader = self._decoded  # else the loader is the user's own
         self._labels = _known_labels(labels)
-        self._stored, self._files = stored, files
+        self._stored, self._files, self._opened = stored, files, opened
         self.names, self.place, self.unsorted = names, place, unsorted
+        self.decoding = ImagesConfig()
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
         """(N,) int64 classes, -1 where unknown; ``None`` when no image has one."""
         return self._labels
 
-    def __len__(self) -> int:
-        return len(self._raw)  # type: ignore[arg-type]
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes other pixels of the same stored bytes; empty where they are solo-learn's."""
+        return {} if self.decoding == ImagesConfig() else {"images": asdict(self.decoding)}
 
-    def image(self, index: int) -> Image:
-        """The decoded RGB image of ``index``."""
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded RGB image of ``index`` (see :meth:`item`)."""
         return self.item(index)[0]
 
-    def item(self, index: int) -> tuple[Image, int]:
-        """The decoded RGB image of ``index`` and its target, by one read of the host's dataset."""
-        *_, image, target = self._raw[index]
-        return image, target
+    def item(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded RGB image of ``index`` and its target, by one read of the host's dataset.
+
+        Raises:
+            UnreadableImageError: It cannot be read.
+            LostValuesError: It has more than 8 bits, and nothing says how they become 8.
+        """
+        try:
+            if self._opened is not None:
+                source, target = self._opened(index)
+                return self._decoded(source), target
+            *_, image, target = self._raw[index]
+            return image, target
+        except LostValuesError as error:
+            raise LostValuesError(f"{self._file(index)} {error}") from error
+        except UnreadableImageError:
+            raise
+        except Exception as error:  # a damaged file brings out errors of any type in Pillow and its codecs
+            raise UnreadableImageError(self._file(index), error) from error
+
+    def _decoded(self, source: Any) -> Image.Image:
+        """What torchvision's loader and solo-learn's own sets return of a path or file."""
+        with open(source, "rb") if isinstance(source, (str, os.PathLike)) else source as file:
+            return decoded(Image.open(file), self.decoding)
 
     def content(self) -> Iterator[bytes]:
         """The stored bytes of every image, in order."""
@@ -80,7 +121,7 @@ class HostImages:
         try:
             return self._stored(index)
         except (OSError, KeyError) as error:
-            raise DataError(f"{self._file(index)} cannot be read: {first_line(error)}. Mend or remove it.") from error
+            raise UnreadableImageError(self._file(index), error) from error
 
     def _file(self, index: int) -> str:
         """Where an image lies, for the user."""
@@ -104,19 +145,25 @@ class HostImages:
         return np.broadcast_to(np.array(stats, np.int64).reshape(-1, 3), (len(self), 3))
 
 
-def host_images(dataset: Dataset) -> ImageSet:
+def host_images(dataset: Dataset, decoding: ImagesConfig | None = None) -> ImageSet:
     """Returns the raw images behind a training set of solo-learn.
 
     Args:
         dataset: What solo-learn's ``prepare_datasets`` returned, ``data.fraction`` applied.
+        decoding: What becomes of images with more than 8 bits; ``None`` refuses them.
 
     Raises:
+        ConfigError: A plugin reads these images, and decodes them by itself.
         DataError: The set is empty, or of a class that neither solo-gps nor a plugin knows how to read.
     """
-    readers = {**BUILTIN_READERS, **registered("register_datasets")}
+    readers = _readers()
     for cls in type(dataset).__mro__:
         if cls.__qualname__ in readers:
             images: ImageSet = readers[cls.__qualname__](dataset)
+            if decoding not in (None, ImagesConfig()):
+                if not isinstance(images, HostImages):
+                    raise ConfigError(f"images: a {cls.__qualname__} is read by a plugin, which decodes by itself. Leave it out.")
+                images.decoding = decoding
             if len(images) == 0:
                 raise DataError(f"the training set ({cls.__qualname__}) holds no image. Check data.train_path.")
             return images
@@ -124,6 +171,28 @@ def host_images(dataset: Dataset) -> ImageSet:
         f"cannot read the raw images of a {type(dataset).__mro__[1].__qualname__} dataset; known: {', '.join(sorted(readers))}. "
         "A plugin can add a reader by the hook register_datasets (docs/plugins.md)."
     )
+
+
+def check_decoding(images: ImageSet) -> None:
+    """Decodes a few images, so that a set of more than 8 bits is an error before any long work.
+
+    Raises:
+        LostValuesError: Nothing says how their values become 8 bits.
+    """
+    if not isinstance(images, HostImages):
+        return
+    for index in range(0, len(images), -(-len(images) // REHEARSED)):
+        with suppress(UnreadableImageError):  # whoever needs it says so
+            images.image(index)
+
+
+def can_read(dataset: Dataset) -> bool:
+    """Whether :func:`host_images` knows the class of a dataset, or one that it derives from."""
+    return any(cls.__qualname__ in _readers() for cls in type(dataset).__mro__)
+
+
+def _readers() -> dict[str, Callable[[Any], ImageSet]]:
+    return {**BUILTIN_READERS, **registered("register_datasets")}
 
 
 def _known_labels(labels: Any) -> NDArray[np.int64] | None:
@@ -141,10 +210,18 @@ def _image_folder(dataset: Any) -> ImageSet:
 
 def _flat_folder(dataset: Any) -> ImageSet:
     names = [str(name) for name in dataset.images]
-    return _files(dataset, None, [os.path.join(dataset.root, name) for name in names], sorted_by=names)
+    paths = [os.path.join(dataset.root, name) for name in names]
+    return _files(dataset, None, paths, sorted_by=names, opened=lambda index: (paths[index], -1))
 
 
-def _files(dataset: Any, labels: Any, paths: Sequence[str], *, sorted_by: Sequence[Any]) -> ImageSet:
+def _files(
+    dataset: Any,
+    labels: Any,
+    paths: Sequence[str],
+    *,
+    sorted_by: Sequence[Any],
+    opened: Callable[[int], tuple[Any, int]] | None = None,
+) -> ImageSet:
     root = os.path.join(dataset.root, "")
     return HostImages(
         dataset,
@@ -156,6 +233,7 @@ def _files(dataset: Any, labels: Any, paths: Sequence[str], *, sorted_by: Sequen
         unsorted=None
         if _is_sorted(sorted_by)
         else "solo-learn has its files in the file system's order, or shuffled by data.fraction",
+        opened=opened,
     )
 
 
@@ -189,6 +267,7 @@ def _h5(dataset: Any) -> ImageSet:
         place=os.path.realpath(dataset.h5_path),
         files=os.fspath(dataset.h5_path),
         unsorted=None if _is_sorted(dataset._data) else "the images are not in the order of their names in the H5 file",
+        opened=lambda index: (io.BytesIO(stored(index)), dataset._data[index][2]),
     )
 
 

@@ -132,11 +132,13 @@ def load(folder: Path, request: Request) -> NeighbourTable:
     manifest = folder / f"{request.name()}.json"
     mend = f"Delete {manifest.name} to have it built again."
     entry = read_manifest(manifest, FORMAT, mend)
-    if entry["request"] != json.loads(json.dumps(dataclasses.asdict(request))):
+    if entry.get("request") != json.loads(json.dumps(dataclasses.asdict(request))):
         raise CacheError(f"{manifest}: belongs to another search than the one asked for. {mend}")
     problems, _ = verify_manifest(manifest, mend)
     if problems:
         raise CacheError(problems[0])
+    if any(not isinstance(entry["files"].get(kind, {}).get("shape"), list) for kind in _ARRAYS):
+        raise CacheError(f"{manifest} is damaged or was edited. {mend}")
     shapes = {kind: entry["files"][kind]["shape"] for kind in _ARRAYS}
     return NeighbourTable(
         **{kind: open_array(file_of(manifest, kind), shapes[kind], dtype, mend) for kind, dtype in _ARRAYS.items()}

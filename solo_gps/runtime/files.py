@@ -22,6 +22,14 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def in_bytes(size: int) -> str:
+    """A number of bytes, for the user: ``"3.1 GB"``."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= one:
+            return f"{size / one:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
+
+
 @contextmanager
 def whole_file(path: Path, *, locked: bool = False) -> Iterator[Path]:
     """Gives the name of a file to write; at the end it is flushed and takes the place of ``path``, or is gone after an error.

@@ -109,7 +109,7 @@ def check_blocks(path: Path, manifest: Mapping[str, Any], name: str, mend: str, 
     file, entry = file_of(path, name), manifest["files"][name]
     blocks: Sequence[int] = range(len(entry["blocks"]))
     if at_most is not None and len(blocks) > at_most:
-        blocks = sorted({0, len(blocks) - 1, *Random().sample(blocks, at_most - 2)})
+        blocks = sorted({0, len(blocks) - 1, *Random().sample(blocks, at_most - 2)})  # no secret # nosec B311
     try:
         with open(file, "rb") as opened:
             for block in blocks:
@@ -149,27 +149,41 @@ def read_manifest(path: Path, version: int, mend: str) -> dict[str, Any]:
     """
     try:
         manifest = unseal(path.read_bytes())
+        if manifest.get("format") == version:
+            files = _files(manifest)
     except OSError as error:
         raise CacheError(f"{path.parent} is not a whole cache: {path.name} cannot be read ({error.strerror}). {mend}") from error
     except ValueError as error:
         raise CacheError(f"{path} is damaged or was edited. {mend}") from error
     if manifest.get("format") != version:
         raise CacheError(f"{path} has format {manifest.get('format')}, this solo-gps reads {version}. {mend}")
-    for name, entry in manifest["files"].items():
+    for name, entry in files.items():
         file = file_of(path, name)
         if not file.is_file():
             raise CacheError(f"{file} is missing; wanted what {path.name} names. {mend}")
         size = file.stat().st_size
-        if size != entry.get("bytes", size):
+        if size != entry["bytes"]:
             raise CacheError(f"{file} has {size:,} bytes; wanted {entry['bytes']:,} bytes. {mend}")
     return manifest
+
+
+def _files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entry of each file; ValueError where one lacks what :func:`write_manifest` writes."""
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError("no files")
+    wanted = {"bytes": int, "sha256": str, "block": int, "blocks": list}
+    for name, entry in files.items():
+        if "/" in name or not isinstance(entry, dict) or any(type(entry.get(key)) is not kind for key, kind in wanted.items()):
+            raise ValueError(f"{name}: not the entry of a file")
+    return files
 
 
 def verify_manifest(path: Path, mend: str) -> tuple[list[str], set[str]]:
     """Reads every byte that a manifest answers for; returns what is wrong, a line each, and the names that belong to it."""
     try:
-        entries = unseal(path.read_bytes())["files"]
-    except (OSError, ValueError, KeyError):
+        entries = _files(unseal(path.read_bytes()))
+    except (OSError, ValueError):
         return [f"{path} is damaged or was edited. {mend}"], {other.name for other in path.parent.glob(f"{path.stem}.*")}
     files = {file_of(path, name): entry["sha256"] for name, entry in entries.items()}
     problems = [

@@ -36,12 +36,15 @@ class GpsConfig(Keys):
     """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), or nearest."""
     min_share: float = number(0.5, least=0, most=1)
     """A smaller share of images with a positive is a warning with what to change, from 0 to 1; none at all is always an error."""
+    on_bad_image: str = "stop"
+    """An image that cannot be read during training: stop ends the run, skip shows the item's other image alone, counts it as not guided and names the image at the end."""  # noqa: E501
     seed: int | None = number(None, least=0, most=LARGEST_SEED)
     """Seed of the draws; null takes the recipe's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("choose", self.choose, CHOICES)
+        check_choice("on_bad_image", self.on_bad_image, ("stop", "skip"))
 
 
 class Gps(Sampler):

@@ -109,5 +109,5 @@ def test_another_shape_starts_anew(partial: Partial) -> None:
 def test_a_full_disk_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    with pytest.raises(CacheError, match=r"0.0 GB free, the embeddings need 4.0 GB.*prior.storage=float16"):
+    with pytest.raises(CacheError, match=r"has 1.0 MB free, the embeddings need 4.0 GB.*prior.storage=float16"):
         Partial(tmp_path, (10**6, 1000), "float32").create()

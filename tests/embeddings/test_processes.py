@@ -275,7 +275,7 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(digit_images: Any, ca
     prior = {"name": "pixels", "batch_size": 8, "num_workers": workers}
     with pytest.raises(
         DataError,
-        match=r"^image 50 of the training set cannot be read: image file is truncated. Mend or remove the file.$",
+        match=r"^image 50 cannot be read: OSError: image file is truncated. Mend or remove it.$",
     ):
         embed(BrokenImages(digit_images, 50), prior)
     assert [path.name.endswith(".partial") for path in cache_dir.iterdir() if path.name != ".locks"] == [True]
@@ -298,7 +298,7 @@ def test_a_write_that_fails_is_a_clear_error(digit_images: Any, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(CacheError, match=r"cannot be written: No space left on device. What is embedded is kept"):
+    with pytest.raises(CacheError, match=r": No space left on device. What was written before is kept: mend the disk"):
         embed(digit_images, {"name": "pixels"})
     monkeypatch.undo()
 

@@ -151,8 +151,8 @@ def test_an_error_of_one_rank_ends_both(digit_images, cache_dir):
         return look(digit_images)
 
     first, second = in_two_ranks(take)
-    assert "image 20 of the training set cannot be read: image file is truncated" in second
-    assert second.startswith("DataError")
+    assert "image 20 cannot be read: OSError: image file is truncated" in second
+    assert second.startswith("UnreadableImageError")
     assert "rank 1: image 20" in first
 
 

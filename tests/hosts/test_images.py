@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, STL10, ImageFolder
 
+from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
 from solo_gps.hosts.detect import detect_host
 from solo_gps.hosts.images import host_images
@@ -90,6 +93,44 @@ def test_h5(digits, tmp_path, monkeypatch):
     assert images.labels.tolist() == plain.targets
     assert all(np.array_equal(a, np.asarray(b)) for a, (b, _) in zip(pixels(images), plain, strict=True))
     assert len(set(images.content())) == len(plain)
+
+
+def test_b1_a_flat_folder_is_known_by_its_bytes(digits, tmp_path, cache_dir):
+    cls = indexed(HOST.loader_module.CustomDatasetWithoutLabels)
+    prints = []
+    for value in (1, 2):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        for index in range(4):
+            Image.new("L", (4, 4), 10 * value + index).save(folder / f"{index}.bmp")
+        prints.append(embed(host_images(cls(folder, None)), {"name": "pixels"}).fingerprint)
+    (tmp_path / "2").rename(tmp_path / "moved")
+    moved = host_images(cls(tmp_path / "moved", None))
+    if moved.names == host_images(cls(tmp_path / "1", None)).names:  # the file system's order is its own
+        prints.append(embed(moved, {"name": "pixels"}).fingerprint)
+        assert prints[1] == prints[2]
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.skipif(HOST.generation != "1.0.6", reason="H5 came with solo-learn 1.0.6")
+def test_b1_an_h5_file_is_known_by_its_bytes(tmp_path, monkeypatch, cache_dir):
+    h5py = pytest.importorskip("h5py")
+    from solo.data.h5_dataset import H5Dataset
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prints = []
+    for value in (1, 2, 2):
+        place = tmp_path / f"place {len(prints)}"
+        place.mkdir()
+        with h5py.File(place / "same.h5", "w") as file:
+            for index in range(4):
+                buffer = io.BytesIO()
+                Image.new("L", (4, 4), 10 * value + index).save(buffer, "BMP")
+                file.require_group("n01")[f"{index}.bmp"] = np.frombuffer(buffer.getvalue(), np.uint8)
+        images = host_images(indexed(H5Dataset)("imagenet", str(place / "same.h5"), None))
+        assert images.names == [f"n01/{index}.bmp" for index in range(4)]
+        prints.append(embed(images, {"name": "pixels"}).fingerprint)
+    assert prints[0] != prints[1] == prints[2]
 
 
 def test_an_empty_set_is_refused(tmp_path):

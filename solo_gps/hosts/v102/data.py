@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_gps.errors import DataError, first_line
 from solo_gps.hosts.data_folder import check_batch
@@ -36,7 +35,7 @@ def train_loader(cfg: DictConfig, host: ModuleType) -> DataLoader:
         Loader of ``[index (B,), crops, target (B,)]``.
 
     Raises:
-        DataError: The folder holds something that is not an image, or fewer images than one batch.
+        DataError: There are fewer images than one batch.
     """
     data = cfg.data
     dataset = train_set(data, build_transform(data.dataset, parse_pipelines(cfg.augmentations), host), host)
@@ -48,11 +47,9 @@ def train_set(data: Mapping[str, Any], transform: Any, host: ModuleType) -> Any:
     """Builds the training set through 1.0.2's ``prepare_datasets``, and takes ``data.fraction`` of it.
 
     Raises:
-        DataError: The folder holds something that is not an image.
+        DataError: torchvision finds no images in the folder.
     """
     path = Path(os.path.abspath(data["train_path"]))
-    if data["dataset"] == "custom" and data["no_labels"]:
-        _check_flat_folder(path)
     try:
         dataset = host.prepare_datasets(
             data["dataset"], transform, data_dir=Path(path.anchor), train_dir=path, no_labels=data["no_labels"]
@@ -127,16 +124,6 @@ def stratified(labels: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
         members = np.flatnonzero(labels == label)
         kept.append(generator.permutation(members)[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(kept))
-
-
-def _check_flat_folder(path: Path) -> None:
-    """1.0.2 takes every entry of an unlabelled folder for an image and fails in the middle of an epoch where it is none."""
-    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        if not entry.is_file() or not entry.name.lower().endswith(IMG_EXTENSIONS):
-            raise DataError(
-                f"data.train_path: {entry.path!r} is not an image file, but data.no_labels=True takes the folder's entries for "
-                "images. Remove it, or set data.no_labels=False for class folders."
-            )
 
 
 def _val_folder(train_path: str, val_path: str, transform: Any) -> ImageFolder:

@@ -75,7 +75,7 @@ def communities(
     import igraph
 
     # igraph draws from Python's random module unless told otherwise.
-    igraph.set_random_number_generator(random.Random(seed))
+    igraph.set_random_number_generator(random.Random(seed))  # no secret # nosec B311
     try:
         weights = "weight" if weighted else None
         if method == "louvain":

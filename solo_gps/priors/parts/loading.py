@@ -11,8 +11,8 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import DataLoader
 
-from solo_gps.errors import DataError
-from solo_gps.interfaces import ImageSet
+from solo_gps.errors import SoloGpsError, UnreadableImageError
+from solo_gps.interfaces import ImageSet, name_of
 from solo_gps.runtime.machine import cpu_count
 
 SMALL_SET = 1024
@@ -43,8 +43,10 @@ class PreprocessedImages:
     def _image(self, index: int) -> Image:
         try:
             return self.images.image(index)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise DataError(f"image {index} of the training set cannot be read: {error}. Mend or remove the file.") from error
+        except SoloGpsError:
+            raise
+        except Exception as error:  # a damaged file brings out errors of any type in Pillow and its codecs
+            raise UnreadableImageError(name_of(self.images, index), error) from error
 
 
 def worker_count(wanted: int, images: int, processes: int = 1) -> int:
@@ -101,17 +103,12 @@ def batches(
 
 
 def _on_device(loaded: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    try:
-        for batch in loaded:
-            if isinstance(batch, torch.Tensor):
-                yield batch.to(device, non_blocking=device.type == "cuda")
-            else:
-                pixels, *others = batch
-                yield pixels.to(device, non_blocking=device.type == "cuda"), *others
-    except DataError as error:
-        # One raised in a worker carries that worker's traceback; its last line is the error.
-        message = str(error).strip().splitlines()[-1]
-        raise DataError(message.removeprefix(f"{DataError.__module__}.{DataError.__qualname__}: ")) from error
+    for batch in loaded:
+        if isinstance(batch, torch.Tensor):
+            yield batch.to(device, non_blocking=device.type == "cuda")
+        else:
+            pixels, *others = batch
+            yield pixels.to(device, non_blocking=device.type == "cuda"), *others
 
 
 def consecutive(count: int, batch_size: int) -> list[range]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
+import pickle  # for the name of its error # nosec B403
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

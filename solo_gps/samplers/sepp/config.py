@@ -66,7 +66,7 @@ class SeppConfig(Keys):
     """Keys under ``sampler.sepp``."""
 
     fraction: float = number(0.1, above=0, most=1)
-    """Share of the images among which pairs are looked for, above 0 to 1 (a number of images goes in `images`); the paper draws 1, 5 and 10 %."""
+    """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
     images: int | None = number(None, least=2)
     """Number K of images to draw, in place of ``fraction``."""
     low: float = number(0.96, least=-1, most=1)

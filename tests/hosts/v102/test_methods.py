@@ -414,8 +414,8 @@ def prepare(host, cfg):
     [
         ("no such folder", {"data__train_path": "gone"}),
         ("is empty", {"data__train_path": "empty"}),
-        ("data.train_path.*no valid file", {"data__train_path": "no_images"}),
-        ("digit0.*is not an image file", {"data__train_path": "one_class", "data__no_labels": True}),
+        ("data.train_path.*class folder 'a' .* holds no image", {"data__train_path": "no_images"}),
+        ("'digit0' is a folder", {"data__train_path": "one_class", "data__no_labels": True}),
         ("25 images, but optimizer.batch_size=64: not one whole batch", {"optimizer__batch_size": 64}),
         ("data.val_path.*no such folder", {"data__val_path": "gone"}),
         ("other class folders.*digit1, digit2", {"data__val_path": "one_class"}),

@@ -1,0 +1,105 @@
+"""From a stored image to 8-bit RGB: as solo-learn decodes it, but never by losing its values without being told how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solo_gps.config import Keys, check_choice
+from solo_gps.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+SCALES = ("own", "type", "fixed")
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+"""Pillow's modes of one channel with more than 8 bits. solo-learn's ``convert("RGB")`` cuts them off at 0 and 255."""
+
+
+class LostValuesError(DataError):
+    """An image of more than 8 bits, and nothing says how its values become 8-bit ones. The message goes after the file's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig(Keys):
+    """Keys under ``images``."""
+
+    scale: str | None = None
+    """What becomes black and white in images of 16 bits or float: each image's ``own`` least and largest value, ``type`` (0 and 65535; of float 0 and 1), or ``fixed`` (low and high). null reads what fits 8 bits, and refuses the rest."""  # noqa: E501
+    low: float | None = None
+    """With ``scale=fixed``: the value that becomes black, as do those below it."""
+    high: float | None = None
+    """With ``scale=fixed``: the value that becomes white, as do those above it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale is not None:
+            check_choice("scale", self.scale, SCALES)
+        given = [value for value in (self.low, self.high) if value is not None]
+        if self.scale != "fixed" and given:
+            raise ValueError("low and high belong to scale=fixed. Set it, or leave them out.")
+        if self.scale == "fixed" and not (len(given) == 2 and given[0] < given[1]):
+            raise ValueError(f"scale=fixed wants two numbers low < high, got low={self.low} and high={self.high}.")
+
+
+def decoded(image: Image, config: ImagesConfig) -> Image:
+    """Returns an opened image as RGB of 8 bits.
+
+    Args:
+        image: As Pillow opened it.
+        config: How values of more than 8 bits are scaled.
+
+    Raises:
+        LostValuesError: They would be lost.
+    """
+    if image.mode not in DEEP:
+        return image.convert("RGB")
+    import numpy as np
+
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())  # nan where one is
+    if not math.isfinite(high - low):
+        raise LostValuesError("has values that are not finite. Mend or remove it.")
+    if config.scale is None:
+        if fits_8_bits(image.mode, low, high):
+            return image.convert("RGB")
+        raise LostValuesError(
+            f"has values from {low:g} to {high:g} (mode {image.mode}), which solo-learn cuts off at 0 and 255. Say what becomes "
+            f"black and white: +images=own (each image's own least and largest), +images=type (0 and {_white(image.mode)}), or "
+            f"+images=fixed images.low={low:g} images.high={high:g}."
+        )
+    return _scaled(values, *_ends(image.mode, config, low, high))
+
+
+def fits_8_bits(mode: str, low: float, high: float) -> bool:
+    """Whether ``convert("RGB")`` keeps an image apart: its values lie in 0 to 255, and are no float image of 0 to 1."""
+    return low >= 0 and high <= 255 and not (mode == "F" and 0 < high <= 1)
+
+
+def _white(mode: str) -> int:
+    return 1 if mode == "F" else 65535
+
+
+def _ends(mode: str, config: ImagesConfig, low: float, high: float) -> tuple[float, float]:
+    if config.scale == "own":
+        return low, high
+    if config.low is not None and config.high is not None:
+        return config.low, config.high
+    white = _white(mode)
+    if low < 0 or high > white:
+        raise LostValuesError(
+            f"has values from {low:g} to {high:g} (mode {mode}), but images.scale=type takes 0 for black and {white} for white. "
+            "Set images.scale=own or fixed."
+        )
+    return 0.0, float(white)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    share = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    grey = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
