@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class SoloGpsError(ValueError):
@@ -100,6 +102,22 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
     return UnexpectedError(
         f"solo-gps ended this run while {doing}: {brief(error)}. This is a bug, of solo-gps or of a plugin, not of your "
         "recipe: please report it with the traceback."
+    )
+
+
+def of_host(error: BaseException, doing: str) -> HostError:
+    """Returns an exception of the host's in one line: solo-learn and Lightning judge a recipe by assertions, deep within.
+
+    Args:
+        error: What was raised.
+        doing: What the host was doing, for the user.
+    """
+    *_, last = traceback.extract_tb(error.__traceback__)
+    reason = last.line if isinstance(error, AssertionError) and not str(error) else brief(error)
+    place = f"{'/'.join(Path(last.filename).parts[-3:])}, line {last.lineno}"
+    return HostError(
+        f"solo-learn ended while {doing}: {reason} ({place}). Mend the key of the recipe that this is about; HYDRA_FULL_ERROR=1 "
+        "shows the traceback."
     )
 
 
