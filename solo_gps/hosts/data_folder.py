@@ -51,7 +51,8 @@ def check_validation_folder(recipe: DictConfig) -> None:
     """
     from PIL import Image
 
-    folder = node_of(recipe, "data.val_path")
+    data = node_of(recipe, "data")
+    folder = None if data is None else node_of(data, "val_path")
     for of_class in sorted(Path(folder).glob("*/"))[:CLASSES_LOOKED_AT] if folder is not None else ():
         first = next((path for path in sorted(of_class.iterdir()) if is_image_name(path.name)), None)
         try:
