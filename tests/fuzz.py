@@ -119,8 +119,8 @@ GROUPS = ["+sampler=gps", "+sampler=pnn", "+sampler=sepp"]
 PRIORS = ["", *(f"+prior={name}" for name in ("pixels", "pca", "patches", "random", "autoencoder", "vae", "array"))]
 
 
-def keys() -> list[str]:
-    """Every key of ours, and of solo-learn's that we know."""
+def keys() -> dict[str, list[str]]:
+    """Every key of ours, and of solo-learn's that we know, with values that may be right."""
     from config_keys import sampler_config
 
     from solo_gps.guide.refresh_config import RefreshConfig
@@ -133,12 +133,25 @@ def keys() -> list[str]:
     groups += [("search", SearchConfig), ("refresh", RefreshConfig), ("method_kwargs", MethodKwargs)]
     groups += list(SECTIONS.items())
     groups += [("augmentations.0", Frame), *((f"augmentations.0.{name}", schema) for name, schema in CROP_GROUPS.items())]
-    ours = [f"{where}.{field.name}" for where, schema in groups for field in fields(schema)]
-    return sorted({*ours, *HOST} - {"prior.device", "search.gpu_memory_mib"})
+    known = {key: GOOD.get(key, []) for key in HOST}
+    for where, schema in groups:
+        for field in fields(schema):
+            key = f"{where}.{field.name}"
+            known[key] = [*GOOD.get(key, []), *_near(field.default)]
+    return dict(sorted(known.items()))
+
+
+def _near(default: Any) -> list[str]:
+    """Values that a user might type in place of a default."""
+    if isinstance(default, bool):
+        return ["true", "false"]
+    if isinstance(default, (int, float)):
+        return [str(default), str(default * 2), str(type(default)(default / 2))]
+    return [default] if isinstance(default, str) and default not in ("", "???") else ["null"] * (default is None)
 
 
 @st.composite
-def overrides(draw: Any, known: list[str]) -> list[str]:
+def overrides(draw: Any, known: dict[str, list[str]]) -> list[str]:
     """What is typed: samplers, a prior, search and refresh or none, and some keys with good or odd values."""
     method = draw(st.sampled_from(list(METHODS)))
     sampler = draw(st.sampled_from(GROUPS))
@@ -147,8 +160,8 @@ def overrides(draw: Any, known: list[str]) -> list[str]:
     near = [key for key in known if key.split(".")[0] not in ("sampler", "refresh") or key.split(".")[1:2] == [sampler[9:]]]
     near += [key for key in known if key.startswith("refresh.") and "features" in mine]
     for key in draw(st.lists(st.sampled_from(near), max_size=4, unique=True)):
-        good = GOOD.get(key, [])
-        value = draw(st.sampled_from(good) if good and draw(st.booleans()) else st.sampled_from(ODD))
+        good = known[key] if draw(st.integers(0, 3)) else []
+        value = draw(st.sampled_from(good or ODD))
         deleted = draw(st.integers(0, 30)) == 0 and not key.startswith("augmentations.0")  # which Hydra itself fails on
         typed.append(f"~{key}" if deleted else f"++{key}={value}")
     return [f"method={method}", *(word for word in typed if word)]
@@ -181,7 +194,6 @@ class Fuzzer:
             Image.fromarray(pixels).save(file)
         for method, kwargs in METHODS.items():
             (folder / f"{method}.yaml").write_text(BASE.format(method=method, kwargs=kwargs, train=folder / "train"))
-        os.environ["SOLO_GPS_CACHE"] = str(folder / "cache")
         _warm()
 
     def run(self, typed: list[str]) -> Outcome:
@@ -234,6 +246,7 @@ def _child(start: Any, arguments: list[str], output: Path) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - to the end
     code = 1
     warnings.simplefilter("ignore")
     try:
@@ -303,6 +316,7 @@ def main() -> None:
             print(outcome.kind, outcome.text, sep="\n")
             return
         begun = time.monotonic()
+        os.environ["SOLO_GPS_CACHE"] = f"{scratch}/cache"
         counts = fuzz(options.count, options.seed, options.program, Path(scratch), shown)
         print(f"{sum(counts.values()):,} configurations in {time.monotonic() - begun:.0f} s: {counts}")
 

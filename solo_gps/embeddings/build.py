@@ -174,7 +174,7 @@ def _embed_blocks(
     loaded = digested_batches(images, encoder, blocks, workers)
     with (
         partial,
-        _Writer(partial, encoder.config.name) as writer,
+        _Writer(partial, encoder) as writer,
         Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
     ):
         for block, (batch, read) in zip(blocks, loaded, strict=True):
@@ -189,11 +189,11 @@ class _Writer:
 
     Args:
         partial: Opened partial cache.
-        prior: Name of the prior, for errors.
+        encoder: The prior, for errors.
     """
 
-    def __init__(self, partial: Partial, prior: str) -> None:
-        self._partial, self._prior = partial, prior
+    def __init__(self, partial: Partial, encoder: Encoder) -> None:
+        self._partial, self._encoder = partial, encoder
         self._queue: queue.Queue[tuple[int, torch.Tensor, bytes, Any] | None] = queue.Queue(QUEUED_BLOCKS)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="solo-gps-writer", daemon=True)
@@ -242,8 +242,13 @@ class _Writer:
         bad = ~np.isfinite(stored).all(axis=1)
         if bad.any():
             index = start + int(bad.argmax())
-            mend = "prior.storage=float32" if np.isfinite(rows).all() else "prior.precision=fp32"
-            raise DataError(f"prior {self._prior!r}: the embedding of image {index} is not finite. Try {mend}.")
+            if np.isfinite(rows).all():
+                mend = "Try prior.storage=float32."
+            elif self._encoder.precision != "fp32":
+                mend = "Try prior.precision=fp32."
+            else:
+                mend = "It is so in full precision: look at that image, or take a prior with other weights."
+            raise DataError(f"prior {self._encoder.config.name!r}: the embedding of image {index} is not finite. {mend}")
         return stored
 
 

@@ -22,7 +22,7 @@ class PnnConfig(Keys):
     alpha_end: float | None = number(None, least=0, most=1)
     """Value of alpha at the end of its schedule; null keeps it constant."""
     beta: float = number(0.1, least=0, most=100)
-    """Standard deviation of the noise around the pseudo neighbour, in units of the distance to the neighbour."""
+    """Standard deviation of each coordinate's noise, in distances to the neighbour: the noise is sqrt(D) times as long in all."""
     beta_end: float | None = number(None, least=0, most=100)
     """Value of beta at the end of its schedule; null keeps it constant."""
     schedule: str = "linear"

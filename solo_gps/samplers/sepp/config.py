@@ -42,17 +42,21 @@ class Window:
         """Whether a threshold is placed by quantile."""
         return self.low_quantile is not None or self.high_quantile is not None
 
-    def at(self, cosines: NDArray[np.float32]) -> tuple[float, float]:
+    def at(self, cosines: NDArray[np.float32], margin: float = 0.0) -> tuple[float, float]:
         """Returns the thresholds as cosines.
 
         Args:
-            cosines: (P,) cosines of pairs, of which quantiles are taken.
+            cosines: (P,) cosines of pairs, of which quantiles are taken; perhaps of a sample, so that quantile 1 is any cosine.
+            margin: How far they may be from the cosines that pairs are judged by: a pair at a quantile belongs to the window.
 
         Raises:
             DataError: The lower one lies above the upper one.
         """
-        low = self.low if self.low_quantile is None else float(np.quantile(cosines, self.low_quantile))
-        high = self.high if self.high_quantile is None else float(np.quantile(cosines, self.high_quantile))
+        low, high = self.low, self.high
+        if self.low_quantile is not None:
+            low = max(-1.0, float(np.quantile(cosines, self.low_quantile)) - margin) if self.low_quantile > 0 else -1.0
+        if self.high_quantile is not None:
+            high = min(1.0, float(np.quantile(cosines, self.high_quantile)) + margin) if self.high_quantile < 1 else 1.0
         if low > high:
             raise DataError(
                 f"sampler.sepp: the lower threshold {low:.4f} lies above the upper one, {high:.4f}. Give both by value, "
