@@ -289,7 +289,8 @@ def _leaves(node: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 def _typed() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
-    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # an interpolation is the recipe's
+    pairs = (override.partition("=") for override in words)
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 

@@ -216,7 +216,9 @@ class Fuzzer:
 
     def _start(self, method: str, *words: str) -> None:
         os.chdir(self.folder)
-        arguments = ["--config-path", str(self.folder), "--config-name", method, *words]
+        flags = [word for word in words if word.startswith("--")]
+        arguments = ["--config-path", str(self.folder), "--config-name", method, *flags]
+        arguments += [word for word in words if word not in flags]
         if self.program == "pretrain":
             from solo_gps.commands.program import run_program
 

@@ -23,13 +23,12 @@ ROWS = {
     "C7-no-max-epochs": ([GPS, "~max_epochs", "max_steps=1"], "max_epochs=None: wanted a whole number"),
     "C7-fraction-of-one": ([GPS, "data.fraction=1.0"], "data: fraction=1.0 must be between 0 and 1"),
     "C7-resume-from-nothing": ([GPS, "+resume_from_checkpoint=nope.ckpt"], "resume_from_checkpoint='nope.ckpt': no such file"),
-    "C7-grey-prior": ([GPS, "+prior=random", "prior.library=timm", "++prior.kwargs.in_chans=1"], "prior"),
     "C11-brace-in-name": ([GPS, "name='run{1}'"], "name='run{1}'"),
     "F8-one-crop": ([GPS, "augmentations.0.num_crops=1"], "augmentations: 1 large crops"),
     "F9-beta-inf": (["+sampler=pnn", "sampler.pnn.beta=inf"], "sampler.pnn: beta=inf must be from 0 to 100"),
     "F9-radius-inf": ([GPS, "sampler.gps.radius=inf"], "sampler.gps: radius=inf must be above 0"),
     "F9-prior-rate": ([GPS, "+prior=vae", "prior.learning_rate=inf"], "prior: learning_rate=inf must be above 0"),
-    "F9-mean": ([GPS, "+prior=checkpoint", "prior.path=x", "prior.mean=[nan,0,0]"], "prior.mean[0]=nan"),
+    "F9-mean": ([GPS, "+prior=checkpoint", "prior.path=x", "prior.mean=[nan,0,0]"], "prior: mean[0]=nan must be"),
     "F9-learning-rate": ([GPS, "optimizer.lr=nan"], "optimizer.lr=nan must be"),
     "F9-own-key": ([GPS, "+own.key=[1,-inf]"], "own.key[1]=-inf must be"),
     "F9-seed-text": ([GPS, "seed=abc"], "seed='abc': wanted a whole number"),
@@ -54,7 +53,7 @@ ROWS = {
     "F10-projector": ([GPS, "method_kwargs.proj_hidden_dim=2000000"], "what method_kwargs asks for: takes"),
     "F11-interpolation": ([GPS, "sampler.gps.k=${nope}"], "sampler.gps.k: Interpolation key 'nope' not found"),
     "F11-missing": ([GPS, "sampler.gps.k='???'"], "sampler.gps.k: Missing mandatory value"),
-    "F11-group": (["+sampler='${nope}'"], "sampler: Interpolation key 'nope' not found"),
+    "F11-group": (["++sampler.gps=${nope}"], "sampler.gps: Interpolation key 'nope' not found"),
     "F11-host": ([GPS, "optimizer.lr=${nope}"], "optimizer.lr: Interpolation key 'nope' not found"),
     "F11-host-missing": ([GPS, "data.train_path='???'"], "data.train_path: "),
     "host-optimizer": ([GPS, "+optimizer.kwargs.foo=1"], "foo"),
@@ -96,7 +95,16 @@ def test_c7_queue_is_no_multiple_of_the_batch(fuzzer, own_cache):
     assert fuzzer.run(["method=nnclr", GPS, PIXELS, "method_kwargs.queue_size=16"]).kind == "ran"
 
 
-@pytest.mark.parametrize("typed", [[], [PIXELS, "sampler.gps.k=5"], ["+refresh=features", "refresh.start=0"], ["seed=0"]])
+def test_c7_a_prior_of_one_channel_is_one_error_before_its_images_are_embedded(fuzzer):
+    outcome = fuzzer.run(["method=simclr", GPS, "+prior=random", "prior.library=timm", "++prior.kwargs.in_chans=1"])
+    assert outcome.kind == "error", outcome.text
+    assert "prior 'random' cannot embed an image of shape (3, 64, 64)" in outcome.text
+    assert "kwargs" in outcome.text
+
+
+@pytest.mark.parametrize(
+    "typed", [[], [PIXELS, "sampler.gps.k=5"], ["+refresh=features", "refresh.start=0"], ["optimizer.lr=${seed}"]]
+)
 def test_what_is_right_trains(typed, fuzzer):
     outcome = fuzzer.run(["method=simclr", GPS, *typed])
     assert outcome.kind == "ran", outcome.text

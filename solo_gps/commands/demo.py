@@ -137,9 +137,7 @@ def _print_table(results: list[Result], seconds: float) -> None:
         purity = "-" if result.purity is None else f"{100 * result.purity:.1f} %"
         print(f"{result.name:<16}{result.steps:>8}{100 * result.accuracy:>14.1f} %{purity:>22}")
     guided = results[-1]
-    print(
-        "\nk-NN: 20 neighbours, cosine, held-out images, one vote each; purity: share of positives that show the anchor's digit"
-    )
+    print("\nk-NN: 20 neighbours, cosine, on held-out images, one vote each; purity: positives that show the anchor's digit")
     weighted = ", ".join(f"{100 * result.weighted:.1f} %" for result in results)
     print(f"k-NN with votes of exp(cosine / {HOSTS_TEMPERATURE}), as solo-learn's own: {weighted}")
     print(f"prior cache: {guided.cache}")

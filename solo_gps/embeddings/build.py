@@ -23,7 +23,7 @@ from solo_gps.embeddings.fingerprint import fingerprint
 from solo_gps.embeddings.forward import digested_batches, embed_batch, loaded_batches
 from solo_gps.embeddings.partial import JOURNAL, Partial, missing_blocks
 from solo_gps.embeddings.store import ARRAY, FORMAT, NAME, STATE
-from solo_gps.errors import CacheError, DataError, SoloGpsError
+from solo_gps.errors import CacheError, ConfigError, DataError, SoloGpsError, first_line
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import worker_count
@@ -146,7 +146,16 @@ def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
 
 
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:
-    rows = embed_batch(encoder, next(loaded_batches(images, encoder, [range(1)], workers=0)))
+    batch = next(loaded_batches(images, encoder, [range(1)], workers=0))
+    try:
+        rows = embed_batch(encoder, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # torch's, of shapes
+        raise ConfigError(
+            f"prior {encoder.config.name!r} cannot embed an image of shape {tuple(batch.shape[1:])}: {first_line(error)}. Mend "
+            "its keys (kwargs, image_size, layers): a network must take RGB images of that size."
+        ) from error
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise DataError(f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions).")
     return int(rows.shape[1])
