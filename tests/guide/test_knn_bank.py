@@ -1,4 +1,4 @@
-"""Labels of the online k-NN's bank where some are unknown: the host drops rows by the anchor's label, so ours are dropped by it."""
+"""Labels of the k-NN bank where some are unknown: the host drops rows by the label of the anchor, and so are ours dropped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def bank(train_targets):
 
 def test_rows_of_unknown_anchors_are_dropped_whatever_their_positive_is():
     of_host = ANCHORS.repeat(2)
-    assert bank(of_host[of_host != -1]) == [4, 2, 7] + [5, 2, 7], "an unknown positive has the anchor's label"
+    assert bank(of_host[of_host != -1]) == [4, 2, 7, 5, 2, 7], "an unknown positive has the anchor's label"
 
 
 def test_a_host_that_drops_nothing_keeps_every_row():
-    assert bank(ANCHORS.repeat(2)) == [4, -1, 2, 7] + [5, 6, 2, 7]
+    assert bank(ANCHORS.repeat(2)) == [4, -1, 2, 7, 5, 6, 2, 7]
