@@ -65,7 +65,7 @@ def test_rows_that_change_between_their_writing_and_the_end_are_refused(digit_im
         return finish(partial, *rest)
 
     monkeypatch.setattr(build, "_finish", damaged)
-    with pytest.raises(CacheError, match="were changed while building. Run again"):
+    with pytest.raises(CacheError, match=r"were changed while building\. Run again"):
         embed(digit_images, {"name": "pixels", "image_size": 8})
     monkeypatch.setattr(build, "_finish", finish)
     assert np.isfinite(embed(digit_images, {"name": "pixels", "image_size": 8}).array).all()

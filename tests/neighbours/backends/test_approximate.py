@@ -115,8 +115,8 @@ def test_rows_with_too_few_are_padded_and_said(caplog):
 
 
 def test_overlap_by_hand():
-    none = np.iinfo(np.int64).max
-    assert overlap(np.array([[1, 2, none], [3, 4, 5]]), np.array([[1, 2, 3], [6, 7, 8]])) == pytest.approx(2 / 6)
+    found, exact = np.array([[1, 2, 2**31 - 1], [6, 9, 9]]), np.array([[1, 2, 3], [6, 7, 8]])  # distances
+    assert overlap(found << 32, exact << 32) == pytest.approx(3 / 6)
 
 
 def test_d2_another_point_as_near_as_the_last_true_one_is_found():
