@@ -159,7 +159,10 @@ def overrides(draw: Any, known: dict[str, list[str]]) -> list[str]:
     mine = {group.partition("=")[2]: group.partition("=")[0].lstrip("+") for group in typed if group}
     near = [key for key in known if key.split(".")[0] not in ("sampler", "refresh") or key.split(".")[1:2] == [sampler[9:]]]
     near += [key for key in known if key.startswith("refresh.") and "features" in mine]
-    for key in draw(st.lists(st.sampled_from(near), max_size=4, unique=True)):
+    chosen = draw(st.lists(st.sampled_from(near), max_size=4, unique=True))
+    for key in chosen:
+        if any(key.startswith(f"{other}.") and other.startswith("augmentations") for other in chosen):
+            continue  # Hydra itself cannot look below what is no list any more
         good = known[key] if draw(st.integers(0, 3)) else []
         value = draw(st.sampled_from(good or ODD))
         deleted = draw(st.integers(0, 30)) == 0 and not key.startswith("augmentations.0")  # which Hydra itself fails on

@@ -51,3 +51,21 @@ def test_table_change_by_hand():
     values = table_change(before, after, np.array([0, 1, 0, 1]))
     assert values == {"empty": 0.25, "purity": 0.4, "kept": 0.4}
     assert table_change(None, after, None) == {"empty": 0.25}
+
+
+def test_d5_votes_weigh_as_in_solo_learns_own_knn():
+    """Its WeightedKNNClassifier, by hand: the k most similar by cosine, each with a vote of exp(cosine / T)."""
+    train, near = np.array([[1, 0.05], [0.6, 0.8], [0.6, 0.8]]), np.array([[1.0, 0.0]])
+    assert knn_accuracy(train, np.array([0, 1, 1]), near, np.array([0]), k=3) == 0
+    assert knn_accuracy(train, np.array([0, 1, 1]), near, np.array([0]), k=3, temperature=0.07) == 1
+    draw = np.random.default_rng(0)
+    features, labels = draw.normal(size=(90, 4)), draw.integers(0, 6, 90)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    right = []
+    for image in range(60, 90):
+        cosines = unit[:60] @ unit[image]
+        nearest = np.argsort(-cosines)[:5]
+        votes = np.bincount(labels[nearest], np.exp(cosines[nearest] / 0.07), 6)
+        right.append(votes.argmax() == labels[image])
+    mine = knn_accuracy(features[:60], labels[:60], features[60:], labels[60:], k=5, temperature=0.07)
+    assert mine == pytest.approx(np.mean(right))
