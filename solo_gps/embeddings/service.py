@@ -80,8 +80,8 @@ def _said_of_the_disk(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheError(
-            f"{error.filename or root}: {error.strerror or first_line(error)}. What was written before is kept: mend the disk or its permissions and run again, or set "
-            f"prior.cache_dir or {ENVIRONMENT} to another place."
+            f"{error.filename or root}: {error.strerror or first_line(error)}. What was written before is kept: mend the disk or "
+            f"its permissions and run again, or set prior.cache_dir or {ENVIRONMENT} to another place."
         ) from error
 
 
