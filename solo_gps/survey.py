@@ -135,9 +135,8 @@ def survey(place: str, kind: str, *, workers: int = -1) -> Survey:
 def _list_classes(place: str, listing: _Listing) -> None:
     place = os.path.expanduser(place)
     for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
-        if not entry.is_dir():
-            what = "link to nothing" if not os.path.exists(entry.path) else "file beside the class folders"
-            listing.found[what, SKIPPED, False].append(entry.name)
+        if not os.path.isdir(entry.path):
+            listing.found[_beside_classes(entry.path)].append(entry.name)
             continue
         if entry.name.startswith("."):
             listing.found["hidden folder", "is a class like any other", False].append(entry.name)
@@ -150,10 +149,20 @@ def _list_classes(place: str, listing: _Listing) -> None:
         listing.found["no class folder with images (--flat for a flat folder)", STOPS, True].append(place)
 
 
+def _beside_classes(path: str) -> tuple[str, str, bool]:
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return "link to nothing", SKIPPED, False
+    except OSError as error:
+        return f"link that cannot be followed ({error.strerror})", STOPS, True
+    return "file beside the class folders", SKIPPED, False
+
+
 def _list_class(place: str, folder: str, of_class: str, above: Sequence[str], listing: _Listing) -> None:
     real = os.path.realpath(os.path.join(place, folder))
     if real in above:
-        listing.found["link to a folder above it", "reads its images again, up to 40 times", False].append(folder)
+        listing.found["link to a folder above it", "reads its images again, up to 40 times", True].append(folder)
         return
     try:
         entries = sorted(os.scandir(real), key=lambda entry: entry.name)
@@ -162,7 +171,7 @@ def _list_class(place: str, folder: str, of_class: str, above: Sequence[str], li
         return
     for entry in entries:
         name = f"{folder}/{entry.name}"
-        if entry.is_dir():
+        if os.path.isdir(entry.path):
             _list_class(place, name, of_class, (*above, real), listing)
         elif not is_image_name(entry.name):
             listing.found["file whose name is no image's", SKIPPED, False].append(name)
@@ -171,7 +180,7 @@ def _list_class(place: str, folder: str, of_class: str, above: Sequence[str], li
 
 
 def _add(listing: _Listing, entry: os.DirEntry[str], name: str, of_class: str) -> None:
-    if entry.is_file() or entry.is_symlink():
+    if os.path.isfile(entry.path) or not os.path.exists(entry.path):
         listing.add(name, of_class)
     else:  # reading a pipe waits for ever
         listing.found["neither file nor folder", STOPS, True].append(name)
@@ -179,7 +188,7 @@ def _add(listing: _Listing, entry: os.DirEntry[str], name: str, of_class: str) -
 
 def _list_flat(place: str, listing: _Listing) -> None:
     for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if os.path.isdir(entry.path):
             listing.found["folder among the images", STOPS, True].append(entry.name)
         else:
             _add(listing, entry, entry.name, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; a user's error is one line on stderr and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a name that is not UTF-8 is printed as it is on the disk
     try:
         if arguments[:1] == ["pretrain"]:
             return _pretrain(arguments[1:])

@@ -84,18 +84,42 @@ def wrong_with_classes(path: str) -> Iterator[str]:
     if not os.path.isdir(folder):
         yield f"no such folder. Relative paths start at {Path.cwd()}."
         return
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.path for entry in entries if entry.is_dir())
+    try:
+        with os.scandir(folder) as entries:
+            classes = sorted(entry.path for entry in entries if entry.is_dir())
+    except OSError as error:
+        yield f"{os.path.relpath(error.filename, folder)!r} cannot be looked at: {error.strerror}. Remove it."
+        return
     if not classes and not os.listdir(folder):
         yield "it is empty. Wanted images in class folders."
     elif not classes:
         yield "it has no class folders. For images without labels set data.no_labels=True."
     for of_class in classes:
-        if not any(is_image_name(name) for _, _, names in os.walk(of_class, followlinks=True) for name in names):
+        some = False
+        for place, folders, names in os.walk(of_class, followlinks=True):
+            some = some or any(map(is_image_name, names))
+            above = next((name for name in folders if leads_above(folder, os.path.join(place, name))), None)
+            if above is not None:
+                yield (
+                    f"{os.path.relpath(os.path.join(place, above), folder)!r} is a link to a folder above it, so that all images "
+                    "there would be listed again and again, each its own neighbour. Remove it."
+                )
+                return
+        if not some:
             yield (
                 f"class folder {os.path.basename(of_class)!r} is empty or holds no image, by their names "
                 f"({', '.join(sorted(EXTENSIONS))}), and every folder in there is a class. Remove it or fill it."
             )
+
+
+def leads_above(folder: str, place: str) -> bool:
+    """Whether a place below a folder is a link to that folder, or to one between: whoever follows it comes back for ever."""
+    if not os.path.islink(place):
+        return False
+    above = os.path.dirname(place)
+    while len(above) > len(folder) and not os.path.samefile(place, above):
+        above = os.path.dirname(above)
+    return os.path.samefile(place, above)
 
 
 def wrong_with_flat(path: str) -> Iterator[str]:
@@ -107,13 +131,14 @@ def wrong_with_flat(path: str) -> Iterator[str]:
     with os.scandir(path) as entries:
         for entry in entries:
             some = True
-            if entry.is_file():
+            lost = entry.is_symlink() and not os.path.exists(entry.path)
+            if not lost and entry.is_file():
                 if is_image_name(entry.name) or opened == MOST_OPENED:
                     continue
                 opened += 1
                 if _opens(entry.path):
                     continue
-            what = "a folder" if entry.is_dir() else "a link to nothing" if entry.is_symlink() else "not an image file"
+            what = "a link to nothing" if lost else "a folder" if entry.is_dir() else "not an image file"
             yield (
                 f"{entry.name!r} is {what}, but data.no_labels=True takes every entry of the folder for an image. Remove it, or "
                 "set data.no_labels=False for class folders."

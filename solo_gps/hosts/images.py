@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -139,10 +140,14 @@ class HostImages:
             return None
         files = [self._files] if isinstance(self._files, str) else self._files
         try:
-            stats = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in map(os.stat, files)]
+            stats = list(map(os.stat, files))
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Mend or remove it.") from error
-        return np.broadcast_to(np.array(stats, np.int64).reshape(-1, 3), (len(self), 3))
+        for file, stat in zip(files, stats, strict=True):
+            if not S_ISREG(stat.st_mode):  # reading a pipe waits for ever
+                raise DataError(f"{file}: is no regular file, but has an image's name. Remove it.")
+        stamps = np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], np.int64)
+        return np.broadcast_to(stamps, (len(self), 3))
 
 
 def host_images(dataset: Dataset, decoding: ImagesConfig | None = None) -> ImageSet:

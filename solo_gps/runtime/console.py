@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -46,6 +47,7 @@ class Console(logging.Handler):
                 self.handleError(record)
             else:
                 _write(f"{line}\n")
+        record = _printable(record)
         for handler in list(logging.getLogger().handlers):
             if record.levelno >= handler.level and handler not in others and not _on_console(handler):
                 handler.handle(record)
@@ -54,6 +56,17 @@ class Console(logging.Handler):
         """Puts our name before the message and, unless it is for information, its kind."""
         kind = next(kind for level, kind in KINDS if record.levelno >= level)
         return f"solo-gps: {kind}{super().format(record)}"
+
+
+def _printable(record: logging.LogRecord) -> logging.LogRecord:
+    """The record, with escapes for names that are not UTF-8, as log files are."""
+    with suppress(Exception):  # a message that does not fit its arguments is for its handler to report
+        message = record.getMessage()
+        printable = message.encode("utf-8", "backslashreplace").decode()
+        if printable != message:
+            record = copy.copy(record)
+            record.msg, record.args = printable, ()
+    return record
 
 
 def _speaks_for_all() -> bool:
