@@ -12,9 +12,9 @@ from solo_gps.interfaces import NeighbourTable
 
 def test_pair_purity_by_hand():
     labels = np.array([0, 0, 1, -1])
-    # 0 -> 1 same; 1 -> 2 other; 2 -> 2 not guided; 3 -> 0 not judged (label unknown)
-    share, purity = pair_purity(np.array([0, 1, 2, 3]), np.array([1, 2, 2, 0]), labels)
-    assert (share, purity) == (0.75, 0.5)
+    # 0 -> 1 same; 1 -> 2 other; 2 -> 2 not guided; 3 -> 0 and 0 -> 3 not judged (label unknown)
+    share, purity = pair_purity(np.array([0, 1, 2, 3, 0]), np.array([1, 2, 2, 0, 3]), labels)
+    assert (share, purity) == (0.8, 0.5)
 
 
 def test_pair_purity_without_a_judged_pair_is_nan():
