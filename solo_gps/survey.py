@@ -155,14 +155,26 @@ def _list_class(place: str, folder: str, of_class: str, above: Sequence[str], li
     if real in above:
         listing.found["link to a folder above it", "reads its images again, up to 40 times", False].append(folder)
         return
-    for entry in sorted(os.scandir(os.path.join(place, folder)), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+    except OSError as error:
+        listing.found["folder that may not be read", SKIPPED, False].append(f"{folder}: {error.strerror}")
+        return
+    for entry in entries:
         name = f"{folder}/{entry.name}"
         if entry.is_dir():
             _list_class(place, name, of_class, (*above, real), listing)
-        elif is_image_name(entry.name):
-            listing.add(name, of_class)
-        else:
+        elif not is_image_name(entry.name):
             listing.found["file whose name is no image's", SKIPPED, False].append(name)
+        else:
+            _add(listing, entry, name, of_class)
+
+
+def _add(listing: _Listing, entry: os.DirEntry[str], name: str, of_class: str) -> None:
+    if entry.is_file() or entry.is_symlink():
+        listing.add(name, of_class)
+    else:  # reading a pipe waits for ever
+        listing.found["neither file nor folder", STOPS, True].append(name)
 
 
 def _list_flat(place: str, listing: _Listing) -> None:
@@ -170,7 +182,7 @@ def _list_flat(place: str, listing: _Listing) -> None:
         if entry.is_dir():
             listing.found["folder among the images", STOPS, True].append(entry.name)
         else:
-            listing.add(entry.name, "")
+            _add(listing, entry, entry.name, "")
     if not listing.images:
         listing.found["no image at all", STOPS, True].append(place)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from solo_gps.embeddings.digests import Digests
 from solo_gps.embeddings.fingerprint import fingerprint
@@ -119,13 +119,12 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, digests: Digests | None
     if encoder.trained:
         # Cloned to where torch aligns memory: a tensor in the file's own bytes may begin anywhere, and then the last bit of a
         # product with it may differ from one process to the next.
-        encoder.load_state({name: tensor.clone() for name, tensor in load_file(work / STATE).items()})
+        encoder.load_state({name: tensor.clone() for name, tensor in load((work / STATE).read_bytes()).items()})
 
 
 def _is_whole(state: Path) -> bool:
     try:
-        with safe_open(state, framework="pt") as file:
-            return bool(file.keys())
+        return bool(load(state.read_bytes()))
     except (OSError, SafetensorError):
         return False
 
@@ -141,7 +140,8 @@ def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
     with plain_float32(encoder.device.type):
         encoder.fit(images)
     with whole_file(work / STATE, locked=True) as unfinished:
-        save_file({name: tensor.contiguous() for name, tensor in encoder.state().items()}, unfinished)
+        # By Python: safetensors' own writing knows no path that is not UTF-8, and calls a full disk an error of the format.
+        unfinished.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.state().items()}))
     write_text(fitted_on, listing)
 
 

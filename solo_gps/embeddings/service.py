@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from solo_gps.embeddings.build import build_cache
 from solo_gps.embeddings.digests import Digests, digest_of_names
@@ -79,11 +78,10 @@ def _said_of_the_disk(root: Path) -> Iterator[None]:
     """Images and what the user brings are read elsewhere: what the disk refuses here is the cache."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        where, what = getattr(error, "filename", None) or root, getattr(error, "strerror", None) or first_line(error)
+    except OSError as error:
         raise CacheError(
-            f"{where}: {what}. What was written before is kept: mend the disk or its permissions and run again, or set "
-            f"prior.cache_dir or {ENVIRONMENT} to another place."
+            f"{error.filename or root}: {error.strerror or first_line(error)}. What was written before is kept: mend the disk or "
+            f"its permissions and run again, or set prior.cache_dir or {ENVIRONMENT} to another place."
         ) from error
 
 

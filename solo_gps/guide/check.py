@@ -11,7 +11,7 @@ from solo_gps.config import LARGEST_SEED, check_number, node_of, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
-from solo_gps.hosts.data_folder import check_data_folder
+from solo_gps.hosts.data_folder import check_data_folder, check_validation_folder
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.hosts.keys import check_host_keys
@@ -141,6 +141,8 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
+    if parse_images(node_of(recipe, "images")) != ImagesConfig():
+        check_validation_folder(recipe)
 
 
 def _check_strategy(recipe: DictConfig) -> None:

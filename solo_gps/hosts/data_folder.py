@@ -9,11 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from solo_gps.config import node_of
 from solo_gps.errors import DataError
+from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.hosts.devices import rank_count
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, which would take a second to import."""
+CLASSES_LOOKED_AT = 8
 MOST_OPENED = 256
 """Files of a flat folder whose names are no image's are opened, at most so many: a run must not wait for a million."""
 
@@ -38,6 +41,30 @@ def check_data_folder(recipe: DictConfig) -> None:
     wrong = next(iter(_CHECKS[kind](path)), None)
     if wrong is not None:
         raise DataError(f"data.train_path={str(path)!r}: {wrong}")
+
+
+def check_validation_folder(recipe: DictConfig) -> None:
+    """Refuses a validation folder of images that solo-learn, which reads it by itself, would cut off at 0 and 255.
+
+    Raises:
+        DataError: One of the first images of its class folders has more than 8 bits.
+    """
+    from PIL import Image
+
+    data = node_of(recipe, "data")
+    folder = None if data is None else node_of(data, "val_path")
+    for of_class in sorted(Path(folder).glob("*/"))[:CLASSES_LOOKED_AT] if folder is not None else ():
+        first = next((path for path in sorted(of_class.iterdir()) if is_image_name(path.name)), None)
+        try:
+            with Image.open(first) as image:  # type: ignore[arg-type]
+                decoded(image, ImagesConfig())
+        except LostValuesError as error:
+            raise DataError(
+                f"data.val_path: {first} {str(error).partition(', which')[0]}. images.scale does not reach the validation set, "
+                "which solo-learn reads by itself and cuts off at 0 and 255. Set data.val_path=null, or give it 8-bit images."
+            ) from error
+        except Exception:  # noqa: BLE001, S112 - solo-learn says so, if it comes to read it
+            continue
 
 
 def kind_of(data: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, STL10, ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
+from solo_gps.hosts.data_folder import EXTENSIONS, check_data_folder
 from solo_gps.hosts.detect import detect_host
 from solo_gps.hosts.images import host_images
 
@@ -153,3 +155,104 @@ def test_a_fraction_of_the_data_is_guided_within_itself(recipe, train):
     run = train(cfg)
     assert len(run.losses) == 3
     assert sorted(int(i) for items, _, _ in run.batches for i in items) == list(range(24))
+
+
+@pytest.fixture
+def h5(digits, tmp_path, monkeypatch):
+    """An H5 file of the digits, and a home folder for solo-learn's list of it."""
+    if HOST.generation != "1.0.6":
+        pytest.skip("H5 came with solo-learn 1.0.6")
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        for path in sorted((digits / "train").glob("*/*.png")):
+            file.require_group(path.parent.name)[path.name] = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    return tmp_path / "digits.h5"
+
+
+H5 = {"dataset": "imagenet", "format": "h5", "val_path": None}
+
+
+def test_c3_an_h5_image_that_cannot_be_read_is_named(h5, recipe, train):
+    import h5py
+
+    with h5py.File(h5, "r+") as file:
+        del file["2"]["006.png"]
+        file["2"]["006.png"] = np.frombuffer(b"no image", dtype=np.uint8)
+    cfg = recipe(sampler={"gps": {"k": 3}}, prior={"name": "pixels"}, data={**H5, "train_path": str(h5)})
+    with pytest.raises(DataError, match=r"digits.h5: 2/006.png cannot be read: UnidentifiedImageError"):
+        train(cfg)
+
+
+def test_c4_solo_learns_list_of_another_h5_file_is_an_error_at_once(h5, recipe, train, tmp_path):
+    cfg = recipe(max_steps=1, sampler={"gps": {"k": 3}}, prior={"name": "pixels"}, data={**H5, "train_path": str(h5)})
+    (tmp_path / "digits.txt").write_text("2/other.png 0\n")
+    with pytest.raises(DataError, match=r"digits.txt, in which solo-learn keeps.*another H5 file.*Remove"):
+        check_data_folder(cfg)
+    (tmp_path / "digits.txt").unlink()
+    train(cfg)
+    assert (tmp_path / "digits.txt").exists()
+    check_data_folder(cfg)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({**H5, "train_path": None}, "data.train_path: wanted an H5 file of training images, got nothing"),
+        ({**H5, "train_path": "none.h5"}, "no such H5 file"),
+        ({"train_path": None}, "wanted a folder of training images, got nothing"),
+        ({"train_path": "hidden"}, r"class folder '.ipynb_checkpoints' is empty or holds no image"),
+        ({"train_path": "notes"}, r"class folder 'b' is empty or holds no image"),
+        ({"train_path": "csv", "no_labels": True}, r"'list.csv' is not an image file"),
+        ({"train_path": "store", "no_labels": True}, r"'.DS_Store' is not an image file"),
+        ({"train_path": "notes", "no_labels": True}, r"'[ab]' is a folder"),
+        ({"train_path": "link", "no_labels": True}, r"'x.png' is a link to nothing"),
+        ({"train_path": "nothing", "no_labels": True}, "it is empty"),
+    ],
+)
+def test_c4_c5_what_solo_learn_stumbles_over_is_found_by_listing(data, message, digits, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = (digits / "train" / "0" / "000.png").read_bytes()
+    for name in ("hidden/a/0.png", "notes/a/0.png", "csv/0.png", "store/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image)
+    for name in ("hidden/.ipynb_checkpoints", "notes/b", "nothing", "link"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("notes/b/readme.txt", "csv/list.csv", "store/.DS_Store"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "link" / "x.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=message):
+        check_data_folder(recipe(data=data))
+
+
+def test_c5_what_solo_learn_reads_is_not_refused(digits, recipe, tmp_path):
+    """Images without an image's name in a flat folder; strays beside and below class folders; links."""
+    image = (digits / "train" / "0" / "000.png").read_bytes()
+    for name in ("flat/no-ending", "flat/a.gif", "classes/a/deep/down/0.PNG", "classes/readme.txt", "classes/a/x.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / "classes" / "b").symlink_to(digits / "train" / "1")
+    for data in ({"train_path": str(tmp_path / "flat"), "no_labels": True}, {"train_path": str(tmp_path / "classes")}):
+        check_data_folder(recipe(data=data))
+        data = {"dataset": "custom", "format": "image_folder", "no_labels": False, "fraction": -1.0, **data}
+        dataset = HOST.build_train_set(data, None)
+        assert len([dataset[row] for row in range(len(dataset))]) == len(dataset) > 1
+
+
+def test_a_name_is_an_images_where_torchvision_says_so():
+    assert EXTENSIONS == IMG_EXTENSIONS
+
+
+def test_images_of_8_bits_are_decoded_as_by_torchvision(tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "a").mkdir()
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        image = Image.fromarray(draw.integers(0, 256, (9, 7, 4), dtype=np.uint8)).convert("RGB").convert(mode)
+        image.save(tmp_path / "a" / f"{mode}.{'jpg' if mode in ('CMYK', 'YCbCr') else 'png'}")
+    plain = ImageFolder(tmp_path)
+    assert all(np.array_equal(one, np.asarray(other)) for one, (other, _) in zip(pixels(host_images(plain)), plain, strict=True))
+
+
+def test_a_loader_of_the_users_own_stays(digits):
+    dataset = ImageFolder(digits / "train", loader=lambda path: Image.new("RGB", (1, 1), (1, 2, 3)))
+    assert host_images(dataset).image(0).getpixel((0, 0)) == (1, 2, 3)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from solo_gps.errors import DataError
 
@@ -129,8 +129,8 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
     try:
-        return load_file(file)
-    except SafetensorError as error:
+        return load(file.read_bytes())  # by Python: safetensors itself knows no path that is not UTF-8
+    except (SafetensorError, OSError) as error:
         raise DataError(
             f"{where}: {file} is no safetensors file, or a damaged one ({error}). Save or download it again."
         ) from error
