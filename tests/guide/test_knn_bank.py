@@ -1,4 +1,4 @@
-"""The labels of the host's online k-NN bank, where some are unknown."""
+"""Labels of the k-NN bank where some are unknown: the host drops rows by the label of the anchor, and so are ours dropped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import torch
 from solo_gps.guide.method import _Guided
 from solo_gps.interfaces import ShownCrops
 
+ANCHORS = torch.tensor([4, -1, 2, 7])
+POSITIVES = torch.tensor([5, 6, -1, 7])
 
-def test_rows_are_dropped_by_the_anchors_labels_as_the_host_drops_them():
-    """The host drops the rows whose anchor is unlabelled; the positive's own label, known or not, drops none."""
-    anchors, positives = torch.tensor([-1, 0, 1]), torch.tensor([2, -1, 0])
-    method = SimpleNamespace(shown_crops=ShownCrops(images=(), targets=(anchors, positives)), num_large_crops=2)
-    everyone = anchors.repeat(2)
-    for hosts in (everyone, everyone[everyone != -1]):
-        _, kwargs = _Guided._label_knn_bank(method, None, (), {"train_targets": hosts})  # type: ignore[arg-type]
-        wanted = [-1, 0, 1, 2, 0, 0] if len(hosts) == 6 else [0, 1, 0, 0]
-        assert kwargs["train_targets"].tolist() == wanted
+
+def bank(train_targets):
+    """What the bank is given, of two large crops, the second of which shows the positives."""
+    shown = ShownCrops(images=(torch.arange(4),) * 2, targets=(ANCHORS, POSITIVES))
+    method = SimpleNamespace(shown_crops=shown, num_large_crops=2)
+    return _Guided._label_knn_bank(method, None, (), {"train_targets": train_targets})[1]["train_targets"].tolist()
+
+
+def test_rows_of_unknown_anchors_are_dropped_whatever_their_positive_is():
+    of_host = ANCHORS.repeat(2)
+    assert bank(of_host[of_host != -1]) == [4, 2, 7, 5, 2, 7], "an unknown positive has the anchor's label"
+
+
+def test_a_host_that_drops_nothing_keeps_every_row():
+    assert bank(ANCHORS.repeat(2)) == [4, -1, 2, 7, 5, 6, 2, 7]
