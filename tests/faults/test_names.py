@@ -146,9 +146,7 @@ def test_f5_two_links_back_to_their_folder_do_not_keep_a_run_or_a_check_waiting(
 def test_f5_links_of_a_flat_folder_too(name, tmp_path, capsys):
     folder = write(tmp_path / "root", flat=True)
     (folder / name).symlink_to("loop.png" if name == "loop.png" else "nowhere")
-    with pytest.raises(
-        DataError, match=rf"'{name}' is a link to nothing, but data.no_labels=True takes every .* Remove it"
-    ):
+    with pytest.raises(DataError, match=rf"'{name}' is a link to nothing, but data.no_labels=True takes every .* Remove it"):
         check(folder, flat=True)
     assert main(["data", "check", str(folder), "--flat"]) == 1
     assert name in capsys.readouterr().out
