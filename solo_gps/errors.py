@@ -97,6 +97,8 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
         return ConfigError(f"{f'{key}: ' if key else ''}{first_line(error)}. Mend it in the recipe.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
         return MachineError(f"{doing}: out of memory ({brief(error)}). Lower prior.batch_size or search.memory_mib.")
+    if (killed := killed_worker(error)) is not None:
+        return killed
     if isinstance(error, OSError):
         return MachineError(f"{doing}: {brief(error)}. Mend the file, the permission or the disk, and start again.")
     return UnexpectedError(
@@ -105,6 +107,7 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
     )
 
 
+<<<<<<< HEAD
 def of_host(error: BaseException, doing: str) -> HostError:
     """Returns an exception of the host's in one line: solo-learn and Lightning judge a recipe by assertions, deep within.
 
@@ -118,6 +121,15 @@ def of_host(error: BaseException, doing: str) -> HostError:
     return HostError(
         f"solo-learn ended while {doing}: {reason} ({place}). Mend the key of the recipe that this is about; HYDRA_FULL_ERROR=1 "
         "shows the traceback."
+=======
+def killed_worker(error: BaseException) -> MachineError | None:
+    """What to say of a process of a DataLoader that was killed; torch raises its error wherever the main process is just then."""
+    if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+        return None
+    return MachineError(
+        f"a process that reads images has ended: {first_line(error).rstrip('.')}. Perhaps the machine had no memory left: lower "
+        "prior.num_workers, or prior.batch_size."
+>>>>>>> machine
     )
 
 

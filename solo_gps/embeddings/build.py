@@ -108,7 +108,7 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, digests: Digests | None
     error: Exception | None = None
     if ranks.first:
         try:
-            work.mkdir(parents=True, exist_ok=True)
+            _make_folder(work)
             if encoder.trained:
                 _fit(images, encoder, "" if digests is None else digests.of_listing(), work)
         except Exception as problem:
@@ -120,6 +120,14 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, digests: Digests | None
         # Cloned to where torch aligns memory: a tensor in the file's own bytes may begin anywhere, and then the last bit of a
         # product with it may differ from one process to the next.
         encoder.load_state({name: tensor.clone() for name, tensor in load((work / STATE).read_bytes()).items()})
+
+
+def _make_folder(work: Path) -> None:
+    if not os.path.lexists(work):
+        work.mkdir(parents=True)
+    foreign = next((path for path in work.iterdir() if path.is_dir()), None) if work.is_dir() else work
+    if foreign is not None:
+        raise CacheError(f"{foreign} is in the way of a build. {mend_of(work)}, and run again")
 
 
 def _is_whole(state: Path) -> bool:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
+from itertools import permutations
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from image_sets import ArrayImages
 
 from solo_gps.commands.cli import main
-from solo_gps.embeddings import embed, list_caches, remove, show, verify
-from solo_gps.errors import CacheError, SoloGpsError
+from solo_gps.embeddings import embed, list_caches, remove, verify
+from solo_gps.errors import SoloGpsError
 from solo_gps.neighbours import find
 from solo_gps.runtime.files import seal, unseal
 
 pytestmark = pytest.mark.faults
 PRIOR = {"name": "pca", "image_size": 4, "dimensions": 3, "num_workers": 0}
 KEYS = {"k": 3}
-REMOVE = re.compile(r"solo-gps cache remove ([0-9a-f]{32})")
+REMOVE = re.compile(r"solo-gps cache remove ([0-9a-f]{32}(?:\.partial)?)")
 DELETE = re.compile(r"Delete (\S+) to have it built again")
 
 
@@ -61,7 +62,9 @@ class World:
             if removing := REMOVE.search(message):
                 assert main(["cache", "remove", removing[1]]) == 0
             else:
-                (self.folder / DELETE.search(message)[1]).unlink()
+                deleting = DELETE.search(message)
+                assert deleting, message
+                (self.folder / deleting[1]).unlink()
         raise AssertionError(f"after four mends still: {message}")
 
 
@@ -124,21 +127,113 @@ def test_f4_a_sealed_manifest_that_says_something_else(world, data):
     else:
         del node[key]
     path.write_bytes(seal(values))
+    for command in ("list", "show", "verify"):
+        assert main(["cache", command, *[world.folder.name] * (command != "list")]) in (0, 1)
     world.check()
-    list_caches()
     world.restore()
 
 
-def test_files_swapped_between_two_caches_or_two_tables_are_found(world, digit_images):
-    digit_images.pixels = digit_images.pixels[::-1].copy()
-    other = World(digit_images)
-    names = [path.name for path in world.folder.iterdir() if path.is_file()]
-    for name in names:
-        theirs = next(path for path in other.folder.iterdir() if path.name.split("-")[0] == name.split("-")[0])
-        theirs = other.folder / name if (other.folder / name).exists() else theirs
-        shutil.copyfile(theirs, world.folder / name)
-        assert verify(world.folder.name) != []
-        world.images.pixels = world.images.pixels[::-1].copy()
+def test_files_swapped_with_those_of_another_cache_or_with_each_other_are_found(world):
+    turned = ArrayImages(world.images.pixels[::-1] // 2)
+    other = embed(turned, PRIOR)
+    find(other, None, **KEYS)
+    shutil.move(other.folder, world.root.with_name("other"))
+    folders = world.folder, world.root.with_name("other")
+    own, theirs = (sorted(path for path in folder.iterdir() if path.is_file()) for folder in folders)
+    swaps = [*zip(own, theirs, strict=True), *((one, two) for one, two in permutations(own, 2) if two.suffix != ".json")]
+    for place, source in swaps:
+        shutil.copyfile(source, place)
+        assert verify(world.folder.name) != [], (place, source)
         world.check()
-        world.images.pixels = world.images.pixels[::-1].copy()
         world.restore()
+    assert len(swaps) == 6 + 20
+
+
+ODD = {
+    "a file for a folder": lambda place: place.write_text("mine"),
+    "a dangling link": lambda place: place.symlink_to("nowhere"),
+    "a link to itself": lambda place: place.symlink_to(place.name),
+    "a link to a file": lambda place: place.symlink_to(place.with_name("kept.txt")),
+    "an empty folder": lambda place: place.mkdir(),
+    "a folder in a folder": lambda place: (place / place.name / "deep").mkdir(parents=True),
+    "a manifest that is a folder": lambda place: (place / "manifest.json").mkdir(parents=True),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("name", ["{own}", "{own}.partial", "a" * 32, "b" * 32 + ".partial", ".removed-" + "c" * 32, ".records"])
+@pytest.mark.parametrize("kind", sorted(ODD))
+def test_f4_odd_things_in_the_folder_of_caches(kind, name, world, capsys):
+    """In the place of the cache, of its build, of another one, of leftovers, of what is remembered."""
+    (world.root / "kept.txt").write_text("mine")
+    (work,) = {place.name for place in world.root.glob(".locks/*.lock")} - {f"{world.folder.name}.lock"}
+    if name == "{own}":
+        shutil.rmtree(world.folder)
+    elif name == "{own}.partial":
+        shutil.rmtree(world.folder)
+        name = work.replace(".lock", ".partial")
+    place = world.root / name.replace("{own}", world.folder.name)
+    if place.name == ".records":
+        shutil.rmtree(place, ignore_errors=True)
+    ODD[kind](place)
+    assert main(["cache", "list"]) == 0
+    for command in ("show", "verify", "remove"):
+        assert main(["cache", command, "zz"]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    world.check()
+    left = [info.fingerprint for info in list_caches()]
+    for fingerprint in left:
+        assert main(["cache", "show", fingerprint]) in (0, 1)
+        assert main(["cache", "verify", fingerprint]) in (0, 1)
+        remove(fingerprint)
+    assert list_caches() == []
+    assert (world.root / "kept.txt").read_text() == "mine"
+    world.check()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\udcff", "a b\nc", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + ".partial.partial"])
+def test_f4_odd_names_in_the_folder_of_caches_are_nobodys_business(name, world):
+    (world.root / name).mkdir()
+    assert [info.fingerprint for info in list_caches()] == [world.folder.name]
+    world.check()
+    remove(world.folder.name)
+    assert (world.root / name).is_dir()
+
+
+def test_f4_questions_with_odd_digits_are_one_error(world, capsys):
+    for digits in ("x" * 300, "../kept", "/", ".", "\0", "*", "\udcff", world.folder.name.upper()):
+        for command in ("show", "verify", "remove"):
+            assert main(["cache", command, digits]) == 1
+            assert "no cache" in capsys.readouterr().err
+    assert main(["cache", "--cache-dir", "x" * 300, "list"]) == 1
+    for command in ("show", "verify", "remove"):
+        assert main(["cache", "--cache-dir", "x" * 300, command, "0"]) == 1
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_f3_a_cache_folder_that_is_a_link_is_removed_as_a_link(partial, world, tmp_path):
+    place = tmp_path / "elsewhere"
+    world.folder.rename(place)
+    link = world.folder.with_name(world.folder.name + ".partial" * partial)
+    link.symlink_to(place)
+    if not partial:
+        world.check()
+        assert verify(world.folder.name) == []
+    assert remove(link.name).folder == link
+    assert not os.path.lexists(link)
+    assert sum(path.is_file() for path in place.iterdir()) == 6, "what the link led to is the user's"
+    assert list_caches() == []
+    world.check()
+    remove(world.folder.name)
+    assert list_caches() == []
+
+
+def test_f3_a_leftover_of_an_earlier_removal_does_not_keep_others_from_being_removed(world, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (world.root / (".removed-" + "a" * 32)).symlink_to(tmp_path / "elsewhere")
+    (world.root / (".removed-" + "b" * 32)).write_text("a file")
+    (world.root / (".removed-" + "c" * 32)).symlink_to("nowhere")
+    remove(world.folder.name)
+    assert list_caches() == []
+    assert not list(world.root.glob(".removed-*"))
+    assert (tmp_path / "elsewhere").is_dir()

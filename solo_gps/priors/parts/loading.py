@@ -11,7 +11,7 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import DataLoader
 
-from solo_gps.errors import SoloGpsError, UnreadableImageError
+from solo_gps.errors import SoloGpsError, UnreadableImageError, killed_worker
 from solo_gps.interfaces import ImageSet, name_of
 from solo_gps.runtime.machine import cpu_count
 
@@ -84,6 +84,7 @@ def batches(
 
     Raises:
         DataError: While iterating: an image cannot be read.
+        MachineError: While iterating: a worker was killed.
     """
     cuda = device.type == "cuda"
     options: dict[str, Any] = {}
@@ -103,12 +104,15 @@ def batches(
 
 
 def _on_device(loaded: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    for batch in loaded:
-        if isinstance(batch, torch.Tensor):
-            yield batch.to(device, non_blocking=device.type == "cuda")
-        else:
-            pixels, *others = batch
-            yield pixels.to(device, non_blocking=device.type == "cuda"), *others
+    try:
+        for batch in loaded:
+            if isinstance(batch, torch.Tensor):
+                yield batch.to(device, non_blocking=device.type == "cuda")
+            else:
+                pixels, *others = batch
+                yield pixels.to(device, non_blocking=device.type == "cuda"), *others
+    except RuntimeError as error:
+        raise killed_worker(error) or error from error.__cause__
 
 
 def consecutive(count: int, batch_size: int) -> list[range]:
