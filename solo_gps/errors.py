@@ -107,7 +107,6 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
     )
 
 
-<<<<<<< HEAD
 def of_host(error: BaseException, doing: str) -> HostError:
     """Returns an exception of the host's in one line: solo-learn and Lightning judge a recipe by assertions, deep within.
 
@@ -121,7 +120,9 @@ def of_host(error: BaseException, doing: str) -> HostError:
     return HostError(
         f"solo-learn ended while {doing}: {reason} ({place}). Mend the key of the recipe that this is about; HYDRA_FULL_ERROR=1 "
         "shows the traceback."
-=======
+    )
+
+
 def killed_worker(error: BaseException) -> MachineError | None:
     """What to say of a process of a DataLoader that was killed; torch raises its error wherever the main process is just then."""
     if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
@@ -129,7 +130,6 @@ def killed_worker(error: BaseException) -> MachineError | None:
     return MachineError(
         f"a process that reads images has ended: {first_line(error).rstrip('.')}. Perhaps the machine had no memory left: lower "
         "prior.num_workers, or prior.batch_size."
->>>>>>> machine
     )
 
 

@@ -1,4 +1,4 @@
-"""Processes that are killed, wait for one that was, or work in one folder at once: whoever comes next ends as if nothing had been."""
+"""Processes that are killed, wait for one that was, or work in one folder: whoever comes next ends as if nothing had been."""
 
 from __future__ import annotations
 
