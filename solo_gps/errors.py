@@ -129,7 +129,7 @@ def killed_worker(error: BaseException) -> MachineError | None:
         return None
     return MachineError(
         f"a process that reads images has ended: {first_line(error).rstrip('.')}. Perhaps the machine had no memory left: lower "
-        "prior.num_workers, or prior.batch_size."
+        "the number of workers or the batch size (prior.num_workers, prior.batch_size; data.num_workers, optimizer.batch_size)."
     )
 
 
