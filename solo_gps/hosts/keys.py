@@ -18,7 +18,7 @@ from solo_gps.runtime.machine import check_fits
 
 _LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by itself
 _TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint", "checkpoint.dir")
-_COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False}
+_COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False, "log_every_n_steps": False}
 _QUEUES = ("all4one", "mocov2plus", "nnbyol", "nnclr", "nnsiam", "ressl")
 DEFAULT_QUEUE = 65536  # solo-learn's own
 DEFAULT_WHITENING = 256
