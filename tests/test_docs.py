@@ -146,3 +146,12 @@ def test_each_benchmark_shows_in_its_help_how_it_is_called(script):
     text = script.read_text()
     assert f"python benchmarks/{script.name}" in (ast.get_docstring(ast.parse(text)) or "")
     assert "parser(__doc__)" in text or "description=__doc__" in text
+
+
+def test_the_tests_that_the_page_on_reliability_names_are_those_of_the_faults():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"\| `(test_\w+)` \|$", page, re.MULTILINE)
+    there = {path: re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(named) == len(set(named)) == sum(line.startswith("| ") for line in page.splitlines()) - page.count("| fault |")
+    assert set(named) <= {name for names in there.values() for name in names}
+    assert {name for path, names in there.items() if path.parent.name == "faults" for name in names} <= set(named)

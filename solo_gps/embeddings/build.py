@@ -9,13 +9,13 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from solo_gps.embeddings.digests import Digests
@@ -28,7 +28,7 @@ from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import worker_count
 from solo_gps.runtime.determinism import plain_float32
-from solo_gps.runtime.files import whole_file, write_text
+from solo_gps.runtime.files import file_digest, whole_file, write_text
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import Ranks
 from solo_gps.runtime.store import mend_of, write_manifest
@@ -130,18 +130,12 @@ def _make_folder(work: Path) -> None:
         raise CacheError(f"{foreign} is in the way of a build. {mend_of(work)}, and run again")
 
 
-def _is_whole(state: Path) -> bool:
-    try:
-        return bool(load(state.read_bytes()))
-    except (OSError, SafetensorError):
-        return False
-
-
 def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
     """Fits, unless an interrupted build had fitted on the same listing of images."""
     fitted_on = work / "fitted_on"
-    if fitted_on.exists() and fitted_on.read_text() == listing and _is_whole(work / STATE):
-        return
+    with suppress(OSError):  # there is none
+        if fitted_on.read_bytes() == f"{listing} {file_digest(work / STATE)}".encode():
+            return
     for leftover in (*work.glob(fitted_on.name), *work.glob(f"{JOURNAL}*")):
         leftover.unlink()  # rows by another state
     assert encoder.device is not None, "load comes first"
@@ -150,7 +144,7 @@ def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
     with whole_file(work / STATE, locked=True) as unfinished:
         # By Python: safetensors' own writing knows no path that is not UTF-8, and calls a full disk an error of the format.
         unfinished.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.state().items()}))
-    write_text(fitted_on, listing)
+    write_text(fitted_on, f"{listing} {file_digest(work / STATE)}")
 
 
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:

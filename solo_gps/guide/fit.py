@@ -14,12 +14,15 @@ Lightning tells of a training in this order (2.x; 1.9 makes the iterator later, 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from solo_gps.errors import HostError, our_part
+import torch
+
+from solo_gps.errors import DataError, HostError, our_part
 from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, guided_dataset, loaders_of
 from solo_gps.guide.pairing import Pairing
 from solo_gps.guide.receipt import Receipt
@@ -99,7 +102,16 @@ class Fit:
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None:
             return
-        state = checkpoint.get(KEY) or {}
+        state = dict(checkpoint.get(KEY) or {})
+        if state and state.pop("checksum", None) != _checksum(state):
+            error = DataError(
+                "what solo-gps keeps in the checkpoint (neighbours found by the network, counts) is damaged. Resume from another "
+                "checkpoint, or start anew."
+            )
+            if self._may_raise:
+                raise error
+            self._late_error = error
+            return
         self._resumed_record = state.get("record")
         if self._resumed_its_like:
             self._receipt.counts.update(state.get("counts", {}))
@@ -111,18 +123,18 @@ class Fit:
                 self.steps_before,
                 "plain" if self._resumed_record is None else "guided by other samplers, keys, seed, embeddings or refreshes",
             )
-        tables = state if "refreshed_epoch" in state else state.get("refresh")  # the former: written before there were counts
-        if tables is not None:
-            self._pairing.load_state(tables)
+        if state.get("refresh") is not None:
+            self._pairing.load_state(state["refresh"])
 
     def state(self) -> dict[str, Any]:
         """Returns the run's record, and what a resumed run needs, for a checkpoint."""
-        return {
+        state = {
             "record": dict(self._record),
             "counts": dict(self._receipt.counts),
             "steps_before": self.steps_before,
             "refresh": self._pairing.state(),
         }
+        return {**state, "checksum": _checksum(state)}
 
     def start_steps(self) -> None:
         """Raises what went wrong while the first iterator was made.
@@ -197,3 +209,16 @@ class Fit:
     def _resumed_its_like(self) -> bool:
         record = self._resumed_record
         return record is not None and all(record.get(key) == self._record[key] for key in SAME_RUN)
+
+
+def _checksum(state: Any) -> str:
+    """SHA-256 of nested mappings, tensors and plain values, in hex: torch reads a checkpoint without looking at its checksums."""
+    digest = hashlib.sha256()
+    if isinstance(state, Mapping):
+        for key in sorted(state):
+            digest.update(f"{key!r}:{_checksum(state[key])},".encode())
+    elif isinstance(state, torch.Tensor):
+        digest.update(f"{state.dtype}{tuple(state.shape)}".encode() + state.numpy().tobytes())
+    else:
+        digest.update(repr(state).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -92,18 +92,18 @@ def test_a_waiter_takes_over_from_a_holder_that_is_killed(digit_images, tmp_path
     holder.start()
     while not list(Path(os.environ["SOLO_GPS_CACHE"]).glob("*.partial/finished*")):
         time.sleep(0.002)
-    got = fork.Queue()
-    waiters = [fork.Process(target=lambda: got.put(np.array(embed(digit_images, PRIOR).array))) for _ in range(2)]
+    waiters = [fork.Process(target=embed, args=(digit_images, PRIOR)) for _ in range(2)]
     for waiter in waiters:
         waiter.start()
     time.sleep(0.3)
     assert all(waiter.is_alive() for waiter in waiters)
     assert killed(holder, lambda: True)
-    for _ in waiters:
-        np.testing.assert_array_equal(got.get(timeout=60), wanted.array)
     for waiter in waiters:
-        waiter.join()
+        waiter.join(60)
         assert waiter.exitcode == 0
+    (info,) = list_caches()
+    assert info.status == "whole"
+    np.testing.assert_array_equal(embed(digit_images, PRIOR).array, wanted.array)
 
 
 def test_the_locks_of_dead_processes_keep_nobody_waiting(digit_images):
