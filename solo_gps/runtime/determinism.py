@@ -82,7 +82,7 @@ def _set_to_ieee() -> list[tuple[Any, str, Any]]:
 
     change(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
     products = [backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.mkldnn, "conv", None)]
-    if all(hasattr(place, "fp32_precision") for place in products):
+    if all(_has(place, "fp32_precision") for place in products):
         for place in products:
             change(place, "fp32_precision", "ieee")
     else:
@@ -94,6 +94,13 @@ def _set_to_ieee() -> list[tuple[Any, str, Any]]:
         for operation in ("conv", "rnn"):
             change(getattr(backends.cudnn, operation), "fp32_precision", "ieee")
     return before
+
+
+def _has(place: Any, name: str) -> bool:
+    try:
+        return hasattr(place, name)
+    except AssertionError:  # how torch 2.1 says that there is no such setting
+        return False
 
 
 def _restore(settings: list[tuple[Any, str, Any]]) -> None:
