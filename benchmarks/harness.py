@@ -191,7 +191,7 @@ def recipe(method: str, train: Path, kwargs: Mapping[str, Any], crops: Sequence[
 
 
 def knn_percent(done: Any, train: Path, test: Path) -> float:
-    """Accuracy of a trained backbone on held-out images, in per cent: 20 nearest training images, cosine."""
+    """Accuracy of a trained backbone on held-out images, in per cent: 20 nearest training images, cosine, one vote each."""
     from solo_gps.evaluation.features import folder_features
     from solo_gps.evaluation.metrics import knn_accuracy
 

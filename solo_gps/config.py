@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from solo_gps.errors import ConfigError, did_you_mean, first_line
@@ -15,6 +16,71 @@ T = TypeVar("T")
 
 LARGEST_SEED = 2**32 - 1
 """What every generator takes, also after the seed of an image or an epoch was derived from it within 64 bits."""
+LARGEST_WHOLE = 2**31 - 1
+"""What a whole number without a bound of its own may be: what C, FAISS and Lightning take."""
+LARGEST_REAL = 1e37
+"""What any other number may be: within float32, with room for a factor."""
+
+
+def number(
+    default: Any, *, least: float = -LARGEST_REAL, most: float | None = None, above: float | None = None
+) -> Any:  # Any: a field of whatever type its class gives it
+    """A dataclass field that holds a number, a list of numbers or ``None``, with its bounds.
+
+    Args:
+        default: Value without the key.
+        least: Smallest value.
+        most: Largest value; ``None`` takes the largest of its type.
+        above: Bound that the value must exceed, in place of ``least``.
+    """
+    return dataclasses.field(default=default, metadata={"least": least, "most": most, "above": above})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Base of a group's dataclass: every number in it is finite and within the bounds of its field."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+def check_numbers(keys: Any) -> None:
+    """Raises ``ValueError`` for the first number of a dataclass that is not finite, or out of its field's bounds.
+
+    Args:
+        keys: A dataclass; numbers within its lists and mappings are looked at too.
+    """
+    for field in dataclasses.fields(keys):
+        for key, value in numbers_of(getattr(keys, field.name), field.name):
+            check_number(key, value, **field.metadata)
+
+
+def check_number(
+    key: str, value: float, *, least: float = -LARGEST_REAL, most: float | None = None, above: float | None = None
+) -> None:
+    """Raises ``ValueError`` when a number is not finite, or out of its bounds (see :func:`number`)."""
+    largest = most if most is not None else LARGEST_WHOLE if isinstance(value, int) else LARGEST_REAL
+    if least <= value <= largest and (above is None or value > above):
+        return
+    if above is not None:
+        wanted = f"above {above:.10g} and at most {largest:.10g}"
+    elif most is None and least > -LARGEST_REAL and value < least:
+        wanted = f"at least {least:.10g}"
+    else:
+        wanted = f"from {least:.10g} to {largest:.10g}"
+    raise ValueError(f"{key}={value} must be {wanted}.")
+
+
+def numbers_of(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Every number in plain values, with the dotted place of each; true and false are none."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from numbers_of(below, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for place, below in enumerate(value):
+            yield from numbers_of(below, f"{key}[{place}]")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield key, value
 
 
 def parse(node: object, schema: type[T], where: str) -> T:
@@ -42,13 +108,15 @@ def parse(node: object, schema: type[T], where: str) -> T:
         if key not in known:
             raise ConfigError(f"{where}.{key}: no such key; known: {', '.join(known)}.{did_you_mean(key, known)}")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
+        keys: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
+        check_numbers(keys)  # also of a plugin's own class
+        return keys
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if getattr(error, "full_key", None) else where
         raise ConfigError(f"{key}: {first_line(error)}") from error
     except ConfigError:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter: a whole number beyond every float
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -95,15 +163,3 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raises ``ValueError`` with "did you mean" when ``value`` is not one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{key}={value!r} is not one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
-
-
-def check_at_least(key: str, value: float, least: float) -> None:
-    """Raises ``ValueError`` when ``value`` is below ``least``."""
-    if not value >= least:
-        raise ValueError(f"{key}={value} must be at least {least}.")
-
-
-def check_seed(value: int | None) -> None:
-    """Raises ``ValueError`` when ``value`` is given and no generator would take it."""
-    if value is not None and not 0 <= value <= LARGEST_SEED:
-        raise ValueError(f"seed={value} must be from 0 to {LARGEST_SEED}.")

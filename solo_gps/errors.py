@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class SoloGpsError(ValueError):
@@ -105,13 +107,29 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
     )
 
 
+def of_host(error: BaseException, doing: str) -> HostError:
+    """Returns an exception of the host's in one line: solo-learn and Lightning judge a recipe by assertions, deep within.
+
+    Args:
+        error: What was raised.
+        doing: What the host was doing, for the user.
+    """
+    *_, last = traceback.extract_tb(error.__traceback__)
+    reason = last.line if isinstance(error, AssertionError) and not str(error) else brief(error)
+    place = f"{'/'.join(Path(last.filename).parts[-3:])}, line {last.lineno}"
+    return HostError(
+        f"solo-learn ended while {doing}: {reason} ({place}). Mend the key of the recipe that this is about; HYDRA_FULL_ERROR=1 "
+        "shows the traceback."
+    )
+
+
 def killed_worker(error: BaseException) -> MachineError | None:
     """What to say of a process of a DataLoader that was killed; torch raises its error wherever the main process is just then."""
     if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
         return None
     return MachineError(
         f"a process that reads images has ended: {first_line(error).rstrip('.')}. Perhaps the machine had no memory left: lower "
-        "prior.num_workers, or prior.batch_size."
+        "the number of workers or the batch size (prior.num_workers, prior.batch_size; data.num_workers, optimizer.batch_size)."
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import update_wrapper
@@ -18,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, our_part
+from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, of_host, our_part
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ NODES = ("sampler", "prior", "search", "refresh", "images")
 """Top-level keys of a recipe that are ours."""
 SHAPE = ("method", "backbone", "augmentations")
 """Keys by which a pretraining recipe is known, at the top or in a group, where the program has not imported solo-learn yet."""
+HOSTS = ("solo", "lightning", "pytorch_lightning")
+"""Packages whose exceptions before the first step are about the recipe."""
 
 
 class FailedJob(CompactHydraException):
@@ -76,8 +79,27 @@ class GuidedJob:
                 return self._function(cfg)
         from solo_gps.guide.switch import activate
 
-        with _loader_workers(), activate(cfg, program=self._function) as run, _at_end(lambda: run.check_trained(cfg)):
+        with (
+            _loader_workers(),
+            activate(cfg, program=self._function) as run,
+            _at_end(lambda: run.check_trained(cfg)),
+            _refused_by_host(run),
+        ):
             return self._function(cfg)
+
+
+@contextmanager
+def _refused_by_host(run: Any) -> Iterator[None]:
+    """An exception out of the host before the first step is its word on the recipe; later, or the program's own, it is none."""
+    try:
+        yield
+    except (SoloGpsError, UnexpectedError):
+        raise
+    except Exception as error:
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if run.receipt.steps or not any(module.split(".")[0] in HOSTS for module in modules):
+            raise
+        raise of_host(error, "preparing its first step") from error
 
 
 @contextmanager
@@ -267,7 +289,8 @@ def _leaves(node: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 def _typed() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
-    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # an interpolation is the recipe's
+    pairs = (override.partition("=") for override in words)
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 

@@ -251,7 +251,7 @@ def test_a_plugins_dataset_reader_is_used(manager):
     assert len(host_images(Noise())) == 2
 
 
-def test_a_wrapping_hook_takes_the_arguments_that_it_names_in_pluggys_order(manager):
+def test_d7_a_wrapping_hook_takes_the_arguments_that_it_names_in_pluggys_order(manager):
     class Outer:
         @hookimpl(trylast=True)
         def wrap_dataset(self, dataset):

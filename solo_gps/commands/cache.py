@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, DataError
+from solo_gps.errors import ConfigError
 from solo_gps.hosts.decode import ImagesConfig
 
 
@@ -21,10 +21,11 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
     build = commands.add_parser(
         "build",
-        help="embed the images of class folders, so that training finds them",
+        help="embed the images of a training set, so that training finds them",
         epilog="example: solo-gps cache build data/train --prior timm model=vit_small_patch14_dinov2 --k 10",
     )
-    build.add_argument("folder", type=Path, help="images in class folders, as data.train_path")
+    add_folder(build)
+    add_fraction(build)
     build.add_argument(
         "--prior",
         nargs="+",
@@ -50,10 +51,7 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from torchvision.datasets import ImageFolder
-
     from solo_gps.embeddings import embed, resolve_prior
-    from solo_gps.hosts.images import host_images
     from solo_gps.neighbours import find
     from solo_gps.neighbours.config import check_neighbours
     from solo_gps.runtime.console import show_progress_lines
@@ -61,12 +59,7 @@ def _build(options: argparse.Namespace) -> int:
     show_progress_lines()
     prior = prior_node(options.prior, options.cache_dir)
     resolve_prior(prior)
-    if not options.folder.is_dir():
-        raise DataError(f"{str(options.folder)!r}: no such folder of images.")
-    try:
-        images = host_images(ImageFolder(options.folder), decoding(options))
-    except FileNotFoundError as error:
-        raise DataError(f"{str(options.folder)!r}: wanted images in class folders; {error}") from error
+    images = training_images(options, decoding(options), fraction=options.fraction)
     if options.k is not None:
         check_neighbours(len(images), options.k)
     embeddings = embed(images, prior, together=True)

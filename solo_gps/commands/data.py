@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from solo_gps.commands.data_check import add_check
-from solo_gps.commands.training_set import add_folder, data_node
+from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.errors import DataError
 
 
@@ -27,25 +27,16 @@ def add_order(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="example: solo-gps data order data/train --flat > order.txt",
     )
     add_folder(order)
-    order.add_argument("--fraction", type=float, default=-1.0, help="as data.fraction")
+    add_fraction(order)
     order.add_argument("--output", type=Path, default=None, help="file to write; default: standard output")
     order.set_defaults(run=_order)
 
 
 def _order(options: argparse.Namespace) -> int:
-    from omegaconf import OmegaConf
-
-    from solo_gps.hosts.data_folder import check_data_folder
-    from solo_gps.hosts.detect import detect_host
-    from solo_gps.hosts.images import host_images
     from solo_gps.interfaces import StoredImages
     from solo_gps.runtime.files import whole_file
 
-    data = data_node(options)
-    if options.fraction != -1.0 and not 0 < options.fraction < 1:
-        raise DataError(f"--fraction {options.fraction}: wanted a share between 0 and 1.")
-    check_data_folder(OmegaConf.create({"data": data}))
-    images = host_images(detect_host().build_train_set({**data, "fraction": options.fraction}, None))
+    images = training_images(options, fraction=options.fraction)
     names = images.names if isinstance(images, StoredImages) else [str(index) for index in range(len(images))]
     broken = next((name for name in names if "\n" in name or "\r" in name), None)
     if broken is not None:

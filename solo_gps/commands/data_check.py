@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solo_gps.commands.training_set import add_folder, data_node
-from solo_gps.config import check_at_least
+from solo_gps.config import check_number
 from solo_gps.errors import ConfigError
+from solo_gps.runtime.machine import MOST_WORKERS
 
 if TYPE_CHECKING:
     from solo_gps.survey import Finding, Survey
@@ -42,7 +43,7 @@ def _check(options: argparse.Namespace) -> int:
 
     show_progress_lines()
     try:
-        check_at_least("--workers", options.workers, -1)
+        check_number("--workers", options.workers, least=-1, most=MOST_WORKERS)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     seen = survey(options.folder, kind_of(data_node(options)), workers=options.workers)

@@ -13,7 +13,7 @@ import numpy as np
 from solo_gps.errors import ConfigError
 from solo_gps.evaluation.features import folder_features
 from solo_gps.evaluation.gallery import gallery
-from solo_gps.evaluation.metrics import knn_accuracy
+from solo_gps.evaluation.metrics import HOSTS_TEMPERATURE, knn_accuracy
 from solo_gps.runtime.files import whole_file
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Result:
     name: str
     steps: int
     accuracy: float
+    weighted: float
     purity: float | None
     cache: Path | None
     picture: Path | None
@@ -104,8 +105,17 @@ def _train_and_judge(name: str, overrides: list[str], train: Path, test: Path, p
         folder_features(backbone, folder, size=cfg.augmentations[0].crop_size, mean=MEAN, std=STD) for folder in (train, test)
     ]
     accuracy = knn_accuracy(*features[0], *features[1])
+    weighted = knn_accuracy(*features[0], *features[1], temperature=HOSTS_TEMPERATURE)
     purity = diagnostics.get("guided_purity")
-    return Result(name=name, steps=int(trained.trainer.global_step), accuracy=accuracy, purity=purity, cache=cache, picture=drawn)
+    return Result(
+        name=name,
+        steps=int(trained.trainer.global_step),
+        accuracy=accuracy,
+        weighted=weighted,
+        purity=purity,
+        cache=cache,
+        picture=drawn,
+    )
 
 
 def _draw_gallery(run: GuidedRun, path: Path) -> Path:
@@ -127,7 +137,9 @@ def _print_table(results: list[Result], seconds: float) -> None:
         purity = "-" if result.purity is None else f"{100 * result.purity:.1f} %"
         print(f"{result.name:<16}{result.steps:>8}{100 * result.accuracy:>14.1f} %{purity:>22}")
     guided = results[-1]
-    print("\nk-NN: 20 neighbours, cosine, on held-out images; purity: share of positives that show the anchor's digit")
+    print("\nk-NN: 20 neighbours, cosine, on held-out images, one vote each; purity: positives that show the anchor's digit")
+    weighted = ", ".join(f"{100 * result.weighted:.1f} %" for result in results)
+    print(f"k-NN with votes of exp(cosine / {HOSTS_TEMPERATURE}), as solo-learn's own: {weighted}")
     print(f"prior cache: {guided.cache}")
     print(f"picture:     {guided.picture}")
     print(f"time:        {seconds:.0f} s")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solo_gps.commands.cache import add_scale_option, decoding, prior_node
-from solo_gps.errors import ConfigError, DataError
+from solo_gps.commands.training_set import add_folder, training_images
+from solo_gps.errors import ConfigError
 from solo_gps.runtime.files import write_text
 
 if TYPE_CHECKING:
-    from solo_gps.hosts.decode import ImagesConfig
     from solo_gps.interfaces import ImageSet
     from solo_gps.samplers.sepp.sweep import Sweep
 
@@ -26,8 +26,7 @@ def add_sepp_commands(parser: argparse.ArgumentParser) -> None:
         help="pairs, images covered and label purity at each threshold, and which two to take",
         epilog="example: solo-gps sepp sweep data/train --prior timm model=vit_small_patch14_dinov2 --fraction 0.1",
     )
-    sweep.add_argument("folder", type=Path, help="images in class folders, as data.train_path")
-    sweep.add_argument("--flat", action="store_true", help="the images lie in the folder itself, without classes")
+    add_folder(sweep)
     add_scale_option(sweep)
     sweep.add_argument(
         "--prior",
@@ -59,7 +58,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     show_progress_lines()
     _check(options)
-    images = _images(options.folder, decoding(options), flat=options.flat)
+    images = training_images(options, decoding(options))
     sweep, picture = _measure(options, images)
     table = sweep_table(sweep)
     print(table)
@@ -121,19 +120,3 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
         return sweep, None
     exhibit = near_duplicates(drawn[found.examples], found.above, sweep.high, options.out / "near-duplicates.png")
     return sweep, draw_exhibits([exhibit], images)[0]
-
-
-def _images(folder: Path, config: ImagesConfig, *, flat: bool) -> ImageSet:
-    from torchvision.datasets import ImageFolder
-
-    from solo_gps.hosts.detect import detect_host
-    from solo_gps.hosts.images import host_images
-
-    if not folder.is_dir():
-        raise DataError(f"{str(folder)!r}: no such folder of images.")
-    if flat:
-        return host_images(detect_host().loader_module.CustomDatasetWithoutLabels(folder), config)
-    try:
-        return host_images(ImageFolder(folder), config)
-    except FileNotFoundError as error:
-        raise DataError(f"{str(folder)!r}: wanted images in class folders (or --flat); {error}") from error

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from solo_gps.errors import DataError
+
+if TYPE_CHECKING:
+    from solo_gps.hosts.decode import ImagesConfig
+    from solo_gps.interfaces import ImageSet
 
 
 def add_folder(command: argparse.ArgumentParser) -> None:
@@ -14,6 +19,11 @@ def add_folder(command: argparse.ArgumentParser) -> None:
     command.add_argument("--flat", action="store_true", help="as data.no_labels=True: one folder of images without classes")
     command.add_argument("--dataset", default=None, help="as data.dataset; default: custom, imagenet for an H5 file")
     command.add_argument("--format", default=None, choices=["image_folder", "h5"], help="as data.format; default: by the ending")
+
+
+def add_fraction(command: argparse.ArgumentParser) -> None:
+    """Adds a share of what :func:`add_folder` names."""
+    command.add_argument("--fraction", type=float, default=-1.0, help="as data.fraction; default: all")
 
 
 def data_node(options: argparse.Namespace) -> dict[str, object]:
@@ -32,3 +42,28 @@ def data_node(options: argparse.Namespace) -> dict[str, object]:
         "no_labels": options.flat,
         "fraction": -1.0,
     }
+
+
+def training_images(options: argparse.Namespace, decoding: ImagesConfig | None = None, *, fraction: float = -1.0) -> ImageSet:
+    """The raw images for what :func:`add_folder` took, as the installed solo-learn will index them.
+
+    Args:
+        options: What was typed.
+        decoding: What becomes of images with more than 8 bits.
+        fraction: What :func:`add_fraction` took.
+
+    Raises:
+        DataError: The folder or file is not there, or is not what solo-learn can read.
+        HostError: No solo-learn is installed.
+    """
+    from omegaconf import OmegaConf
+
+    from solo_gps.hosts.data_folder import check_data_folder
+    from solo_gps.hosts.detect import detect_host
+    from solo_gps.hosts.images import host_images
+
+    if fraction != -1.0 and not 0 < fraction < 1:
+        raise DataError(f"--fraction {fraction}: wanted a share between 0 and 1.")
+    data = {**data_node(options), "fraction": fraction}
+    check_data_folder(OmegaConf.create({"data": data}))
+    return host_images(detect_host().build_train_set(data, None), decoding)

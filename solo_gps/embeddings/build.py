@@ -23,7 +23,7 @@ from solo_gps.embeddings.fingerprint import fingerprint
 from solo_gps.embeddings.forward import digested_batches, embed_batch, loaded_batches
 from solo_gps.embeddings.partial import JOURNAL, Partial, missing_blocks
 from solo_gps.embeddings.store import ARRAY, FORMAT, NAME, STATE
-from solo_gps.errors import CacheError, DataError, SoloGpsError
+from solo_gps.errors import CacheError, ConfigError, DataError, SoloGpsError, first_line
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import worker_count
@@ -148,7 +148,16 @@ def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
 
 
 def _dimensions(images: ImageSet, encoder: Encoder) -> int:
-    rows = embed_batch(encoder, next(loaded_batches(images, encoder, [range(1)], workers=0)))
+    batch = next(loaded_batches(images, encoder, [range(1)], workers=0))
+    try:
+        rows = embed_batch(encoder, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # torch's, of shapes
+        raise ConfigError(
+            f"prior {encoder.config.name!r} cannot embed an image of shape {tuple(batch.shape[1:])}: {first_line(error)}. Mend "
+            "its keys (kwargs, image_size, layers): a network must take RGB images of that size."
+        ) from error
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise DataError(f"prior {encoder.config.name!r} gave shape {tuple(rows.shape)} for one image; wanted (1, dimensions).")
     return int(rows.shape[1])
@@ -176,7 +185,7 @@ def _embed_blocks(
     loaded = digested_batches(images, encoder, blocks, workers)
     with (
         partial,
-        _Writer(partial, encoder.config.name) as writer,
+        _Writer(partial, encoder) as writer,
         Progress(f"embedding with {encoder.config.name}", done + count, done=done, enabled=ranks.first) as progress,
     ):
         for block, (batch, read) in zip(blocks, loaded, strict=True):
@@ -191,11 +200,11 @@ class _Writer:
 
     Args:
         partial: Opened partial cache.
-        prior: Name of the prior, for errors.
+        encoder: The prior, for errors.
     """
 
-    def __init__(self, partial: Partial, prior: str) -> None:
-        self._partial, self._prior = partial, prior
+    def __init__(self, partial: Partial, encoder: Encoder) -> None:
+        self._partial, self._encoder = partial, encoder
         self._queue: queue.Queue[tuple[int, torch.Tensor, bytes, Any] | None] = queue.Queue(QUEUED_BLOCKS)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="solo-gps-writer", daemon=True)
@@ -244,8 +253,13 @@ class _Writer:
         bad = ~np.isfinite(stored).all(axis=1)
         if bad.any():
             index = start + int(bad.argmax())
-            mend = "prior.storage=float32" if np.isfinite(rows).all() else "prior.precision=fp32"
-            raise DataError(f"prior {self._prior!r}: the embedding of image {index} is not finite. Try {mend}.")
+            if np.isfinite(rows).all():
+                mend = "Try prior.storage=float32."
+            elif self._encoder.precision != "fp32":
+                mend = "Try prior.precision=fp32."
+            else:
+                mend = "It is so in full precision: look at that image, or take a prior with other weights."
+            raise DataError(f"prior {self._encoder.config.name!r}: the embedding of image {index} is not finite. {mend}")
         return stored
 
 

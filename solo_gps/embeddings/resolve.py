@@ -12,6 +12,7 @@ from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
 from solo_gps.priors.config import CONFIGS, PriorConfig
 from solo_gps.runtime.devices import device_of
+from solo_gps.runtime.machine import check_fits
 
 if TYPE_CHECKING:
     from solo_gps.priors.base import Encoder
@@ -59,7 +60,11 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> PriorConfig:
         raise ConfigError(f"prior: wanted a group of keys, got {prior!r}.") from error
     if not isinstance(name, str) or not name:
         raise ConfigError(f"prior.name: wanted the name of an encoder, got {name!r}. For example prior.name={DEFAULT_ENCODER}.")
-    return parse(prior, CONFIGS.get(name) or lookup("register_encoders", "prior", name).config_class, "prior")
+    config = parse(prior, CONFIGS.get(name) or lookup("register_encoders", "prior", name).config_class, "prior")
+    check_fits(
+        f"prior={name} with these sizes", config.least_memory, "Lower prior.batch_size, prior.image_size or what is large."
+    )
+    return config
 
 
 def check_not_empty(images: int) -> None:

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable
 
+HOSTS_TEMPERATURE = 0.07
+"""Of the votes in solo-learn's k-NN (``WeightedKNNClassifier``, and main_knn.py)."""
+
 
 def pair_purity(anchors: NDArray[np.integer], positives: NDArray[np.integer], labels: NDArray[np.integer]) -> tuple[float, float]:
     """Measures how often a positive is another image, and how often that image is of the anchor's class.
@@ -67,8 +70,9 @@ def knn_accuracy(
     test_labels: NDArray[np.integer],
     *,
     k: int = 20,
+    temperature: float | None = None,
 ) -> float:
-    """Returns the accuracy of a k-nearest-neighbour classifier by cosine distance, each neighbour one vote.
+    """Returns the accuracy of a k-nearest-neighbour classifier by cosine distance.
 
     Args:
         train: (N, D) features.
@@ -76,6 +80,8 @@ def knn_accuracy(
         test: (M, D) features.
         test_labels: (M,) classes.
         k: Number of votes.
+        temperature: A neighbour's vote weighs ``exp(cosine / temperature)``, as in solo-learn, whose own is 0.07
+            (:data:`HOSTS_TEMPERATURE`); ``None``: each neighbour has one vote.
 
     Raises:
         DataError: There are fewer than ``k`` training features.
@@ -84,6 +90,8 @@ def knn_accuracy(
 
     if k > len(train):
         raise DataError(f"k-NN evaluation: k={k} neighbours of {len(train)} training features; lower k.")
-    classifier = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute")
+    # exp((cosine - 1) / temperature): the same votes but for a factor, and none overflows
+    weights = "uniform" if temperature is None else lambda distances: np.exp(-distances / temperature)
+    classifier = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=weights)
     classifier.fit(train, train_labels)
     return float(classifier.score(test, test_labels))

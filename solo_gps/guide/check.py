@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.config import LARGEST_SEED, check_seed, node_of, parse
+from solo_gps.config import LARGEST_SEED, check_number, node_of, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
-from solo_gps.hosts.data_folder import check_data_folder, check_host_keys, check_validation_folder
+from solo_gps.hosts.data_folder import check_data_folder, check_validation_folder
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
+from solo_gps.hosts.keys import check_host_keys
 from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.choose import parse_search, resolve_search
 from solo_gps.neighbours.config import SearchConfig
@@ -109,7 +110,7 @@ def _seed(recipe: DictConfig) -> int:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"seed={seed!r}: wanted a whole number from 0 to {LARGEST_SEED}.")
     try:
-        check_seed(seed)
+        check_number("seed", seed, least=0, most=LARGEST_SEED)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return seed

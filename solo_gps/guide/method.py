@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from solo_gps.errors import our_part
+from solo_gps.errors import SoloGpsError, of_host, our_part
 from solo_gps.guide.record import KEY
 from solo_gps.interfaces import ShownCrops
 
@@ -54,7 +54,12 @@ class _Guided:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         loaded = kwargs.pop(KEY, None) is not None  # a checkpoint's hyper-parameters hold the record, and its own recipe
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except SoloGpsError:
+            raise
+        except Exception as error:
+            raise of_host(error, f"building {type(self).__name__}") from error
         with our_part("building the guided method"):
             self._run.record_in(args[0] if args else kwargs.get("cfg"), loaded=loaded)
             self._run.pairing.attach(self)  # type: ignore[arg-type]

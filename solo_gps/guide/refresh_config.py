@@ -7,42 +7,39 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from solo_gps.config import check_at_least, check_choice, node_of, parse
+from solo_gps.config import Keys, check_choice, node_of, number, parse
 from solo_gps.errors import ConfigError
-from solo_gps.priors.config import PRECISIONS, SPACES
+from solo_gps.priors.config import LARGEST_BATCH, PRECISIONS, SPACES
+from solo_gps.runtime.machine import MOST_WORKERS
 from solo_gps.samplers.base import Sampler
 
 OF = ("features", "projections")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefreshConfig:
+class RefreshConfig(Keys):
     """Keys under ``refresh`` (as GPS-SSL's authors do with ``reload_freq``)."""
 
     of: str = "features"
     """``features`` (the backbone) or ``projections`` (the projector)."""
-    every: int = 10
+    every: int = number(10, least=1)
     """Epochs from one refresh to the next."""
-    start: int | None = None
+    start: int | None = number(None, least=0)
     """Epoch of the first refresh; until then the recipe's prior guides. null takes every; 0 needs no other prior at all."""
     space: str = "cosine"
     """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine``."""
-    batch_size: int = 256
+    batch_size: int = number(256, least=1, most=LARGEST_BATCH)
     """Images of one forward pass."""
-    num_workers: int = -1
+    num_workers: int = number(-1, least=-1, most=MOST_WORKERS)
     """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
     precision: str = "auto"
     """Autocast of the forward pass: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` on CUDA and ``fp32`` elsewhere."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("of", self.of, OF)
         check_choice("space", self.space, SPACES)
         check_choice("precision", self.precision, PRECISIONS)
-        check_at_least("every", self.every, 1)
-        check_at_least("batch_size", self.batch_size, 1)
-        check_at_least("num_workers", self.num_workers, -1)
-        if self.start is not None:
-            check_at_least("start", self.start, 0)
 
     @property
     def first(self) -> int:

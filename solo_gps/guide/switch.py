@@ -18,6 +18,7 @@ from solo_gps.guide.programs import registries
 from solo_gps.guide.run import GuidedRun
 from solo_gps.guide.trainer_callback import trainer_callback
 from solo_gps.hosts.detect import Host, detect_host
+from solo_gps.hosts.rehearsal import rehearse
 from solo_gps.plugins import wrapped
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
     asked = read_recipe(recipe)
     host = detect_host()
     check_recipe(recipe, host, asked.samplers)
+    if asked.samplers:
+        rehearse(recipe, host)
     run = GuidedRun(recipe, host, asked)
     run.callback = trainer_callback(run)
     stack.enter_context(_as_current(run))

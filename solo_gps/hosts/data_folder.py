@@ -1,72 +1,24 @@
-"""What the host reads of a recipe, before any work: its keys' types, a folder of images, one batch for each rank."""
+"""What the host reads of a recipe, before any work: a folder of images, one batch for each rank."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from solo_gps.errors import ConfigError, DataError, first_line
+from solo_gps.config import node_of
+from solo_gps.errors import DataError
 from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.hosts.devices import rank_count
 
-_GROUPS = ("data", "optimizer", "checkpoint")
-_NUMBERS: dict[str, tuple[Any, int]] = {
-    "data.num_workers": (Integral, 0),
-    "data.fraction": (Real, -1),
-    "optimizer.batch_size": (Integral, 1),
-}
-_LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by itself
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, which would take a second to import."""
 CLASSES_LOOKED_AT = 8
 MOST_OPENED = 256
 """Files of a flat folder whose names are no image's are opened, at most so many: a run must not wait for a million."""
-_TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint")
-
-
-def check_host_keys(recipe: DictConfig) -> None:
-    """Checks what solo-learn would only stumble over in the middle of its work.
-
-    Raises:
-        ConfigError: A key that the host reads has a value of the wrong type, or names a checkpoint that is not there.
-    """
-    for key in _GROUPS:
-        if not isinstance(_value(recipe, key), (DictConfig, NoneType)):
-            raise ConfigError(f"{key}={_value(recipe, key)!r}: wanted a group of keys.")
-    for key, (kind, least) in _NUMBERS.items():
-        value = _value(recipe, key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or not value >= least):
-            raise ConfigError(f"{key}={value!r}: wanted a {'whole ' * (kind is Integral)}number, at least {least}.")
-    for key in _TEXTS:
-        if not isinstance(_value(recipe, key), (str, NoneType)):
-            raise ConfigError(
-                f"{key}={_value(recipe, key)!r}: wanted a text. Write it in quotes, as {key}=\\'...\\' on a shell's line."
-            )
-    crops = _value(recipe, "augmentations")
-    if not (isinstance(crops, ListConfig) and crops and all(isinstance(crop, DictConfig) for crop in crops)):
-        raise ConfigError(f"augmentations={crops!r}: wanted a list with the keys of each kind of crop.")
-    name = str(_value(recipe, "name"))
-    if {"{", "}"} & set(name):
-        raise ConfigError(
-            f"name={name!r}: solo-learn makes file names of it, and takes braces for places to fill in. Leave them out."
-        )
-    checkpoint = _value(recipe, "resume_from_checkpoint")
-    if checkpoint is not None and checkpoint not in _LIGHTNINGS and "://" not in checkpoint and not Path(checkpoint).exists():
-        raise ConfigError(f"resume_from_checkpoint={checkpoint!r}: no such file. Relative paths start at {Path.cwd()}.")
-
-
-def _value(recipe: DictConfig, key: str) -> Any:
-    try:
-        return OmegaConf.select(recipe, key, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {first_line(error)}. Give it a value.") from error
 
 
 def check_data_folder(recipe: DictConfig) -> None:
@@ -99,7 +51,8 @@ def check_validation_folder(recipe: DictConfig) -> None:
     """
     from PIL import Image
 
-    folder = _value(recipe, "data.val_path")
+    data = node_of(recipe, "data")
+    folder = None if data is None else node_of(data, "val_path")
     for of_class in sorted(Path(folder).glob("*/"))[:CLASSES_LOOKED_AT] if folder is not None else ():
         first = next((path for path in sorted(of_class.iterdir()) if is_image_name(path.name)), None)
         try:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from solo_gps.config import check_choice
+from solo_gps.config import Keys, check_choice
 from solo_gps.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class LostValuesError(DataError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesConfig:
+class ImagesConfig(Keys):
     """Keys under ``images``."""
 
     scale: str | None = None
@@ -34,12 +34,13 @@ class ImagesConfig:
     """With ``scale=fixed``: the value that becomes white, as do those above it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scale is not None:
             check_choice("scale", self.scale, SCALES)
         given = [value for value in (self.low, self.high) if value is not None]
         if self.scale != "fixed" and given:
             raise ValueError("low and high belong to scale=fixed. Set it, or leave them out.")
-        if self.scale == "fixed" and not (len(given) == 2 and all(map(math.isfinite, given)) and given[0] < given[1]):
+        if self.scale == "fixed" and not (len(given) == 2 and given[0] < given[1]):
             raise ValueError(f"scale=fixed wants two numbers low < high, got low={self.low} and high={self.high}.")
 
 

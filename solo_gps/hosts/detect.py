@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from solo_gps.errors import HostError
 
 if TYPE_CHECKING:
+    import torch
     from omegaconf import DictConfig
     from torch.utils.data import DataLoader
 
@@ -54,6 +55,12 @@ class Host(Protocol):
 
     def build_method(self, cfg: DictConfig, cls: type) -> Any:
         """Builds the LightningModule from a completed recipe."""
+
+    def build_transform(self, cfg: DictConfig) -> Any:
+        """Builds the transform that makes all crops of an image, from a completed recipe."""
+
+    def build_optimizer(self, cfg: DictConfig, network: torch.nn.Module) -> Any:
+        """Builds the optimizer of a completed recipe for a network."""
 
     def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
         """Builds the training set of the completed ``data`` node through the host's own functions, as it will be indexed."""

@@ -17,6 +17,7 @@ from solo_gps.hosts.data_folder import check_batch
 from solo_gps.hosts.devices import device_count
 
 if TYPE_CHECKING:
+    import torch
     from torch.utils.data import DataLoader
 
 # What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
@@ -70,6 +71,17 @@ class Solo106:
             model = model.to(memory_format=torch.channels_last)
         return model
 
+    def build_transform(self, cfg: DictConfig) -> Any:
+        """Builds the transform of all crops through solo-learn's functions."""
+        module = self.loader_module
+        pipelines = [module.build_transform_pipeline(cfg.data.dataset, crops) for crops in cfg.augmentations]
+        return module.prepare_n_crop_transform(pipelines, [crops.num_crops for crops in cfg.augmentations])
+
+    def build_optimizer(self, cfg: DictConfig, network: torch.nn.Module) -> Any:
+        """Builds solo-learn's optimizer of that name."""
+        keys, kinds = cfg.optimizer, self.methods["base"]._OPTIMIZERS  # type: ignore[attr-defined]
+        return kinds[keys.name](network.parameters(), lr=keys.lr, weight_decay=keys.weight_decay, **keys.kwargs)
+
     def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
         """Builds the training set through solo-learn's function."""
         return self.loader_module.prepare_datasets(
@@ -85,12 +97,11 @@ class Solo106:
         """Builds the training loader through solo-learn's functions."""
         if cfg.data.format == "dali":
             raise ConfigError("data.format='dali' needs solo-learn's own main_pretrain.py; set data.format=image_folder.")
-        module = self.loader_module
-        pipelines = [module.build_transform_pipeline(cfg.data.dataset, crops) for crops in cfg.augmentations]
-        transform = module.prepare_n_crop_transform(pipelines, [crops.num_crops for crops in cfg.augmentations])
-        dataset = self.build_train_set(cfg.data, transform)
+        dataset = self.build_train_set(cfg.data, self.build_transform(cfg))
         check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
-        return module.prepare_dataloader(dataset, batch_size=cfg.optimizer.batch_size, num_workers=cfg.data.num_workers)
+        return self.loader_module.prepare_dataloader(
+            dataset, batch_size=cfg.optimizer.batch_size, num_workers=cfg.data.num_workers
+        )
 
     def build_val_loader(self, cfg: DictConfig) -> DataLoader | None:
         """Builds the validation loader, or ``None`` without a labelled validation set."""

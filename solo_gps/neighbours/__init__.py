@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from solo_gps.hookspecs import hookimpl
@@ -23,6 +23,7 @@ def find(
     *,
     k: int | None = None,
     radius: float | None = None,
+    name: Callable[[int], str] = "image {}".format,
 ) -> NeighbourTable:
     """Finds the neighbours of every image, the image itself left out; nearest first, ties by index.
 
@@ -35,6 +36,7 @@ def find(
         k: Number of neighbours, 1 to N - 1. Exactly one of ``k`` and ``radius`` is given.
         radius: Neighbours are all points strictly closer than this; a squared distance where the space is euclidean, 1 - cosine
             where it is cosine.
+        name: What to call an image, by its index, where copies are warned of.
 
     Returns:
         Table of (N, k) int32 indices and float32 distances; with ``radius``, K is the size of the largest ball (at least 1) and
@@ -48,7 +50,7 @@ def find(
     """
     from solo_gps.neighbours.search import find as run
 
-    return run(embeddings, search, k=k, radius=radius)
+    return run(embeddings, search, k=k, radius=radius, name=name)
 
 
 def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: float = 0.5) -> RadiusAdvice:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
 from solo_gps.errors import ConfigError, DataError
+from solo_gps.runtime.machine import check_fits
 
 DEVICES = ("auto", "cpu", "cuda")
+MOST_LINKS = 256  # a node of the graph takes 8 bytes a link, and more than some dozens gain nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(Keys):
     """The node ``search`` of a recipe. The metric is no key here: it comes with the embeddings."""
 
     backend: str = "auto"
@@ -20,31 +22,31 @@ class SearchConfig:
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto (CUDA when torch sees a GPU)."""
 
-    memory_mib: int = 256
+    memory_mib: int = number(256, least=16)
     """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
 
-    gpu_memory_mib: int = 4096
+    gpu_memory_mib: int = number(4096, least=16)
     """The same on the GPU, where larger blocks are faster."""
 
-    max_ball: int = 1024
+    max_ball: int = number(1024, least=1)
     """Radius search: the largest ball allowed, in images. A larger one stops the search with a suggested radius."""
 
-    recall_floor: float = 0.95
+    recall_floor: float = number(0.95, least=0, most=1)
     """Approximate backends: lowest recall accepted; below it the effort is raised, then a warning is given."""
 
-    recall_sample: int = 1000
+    recall_sample: int = number(1000, least=1)
     """Approximate backends: number of randomly drawn images whose neighbours are compared with the exact ones."""
 
-    effort: int = 0
+    effort: int = number(0, least=0)
     """Approximate backends: lists probed (IVF), efSearch (HNSW) or itopk (CAGRA) to start from; 0 chooses it."""
 
-    lists: int = 0
+    lists: int = number(0, least=0)
     """IVF: number of lists; 0 chooses about 4 times the square root of N."""
 
-    links: int = 16
+    links: int = number(16, least=4, most=MOST_LINKS)
     """HNSW and CAGRA: links of each node in the graph."""
 
-    gpus: int = 0
+    gpus: int = number(0, least=0, most=1024)
     """faiss_gpu: number of GPUs; 0 takes all that are visible."""
 
     shard: bool = False
@@ -53,27 +55,16 @@ class SearchConfig:
     float16: bool = False
     """faiss_gpu: store points as float16. Candidates only: distances of the table are float32 either way."""
 
-    seed: int = 0
+    seed: int = number(0, least=0, most=LARGEST_SEED)
     """Seed of the recall sample and of the clustering inside IVF."""
 
     distributed: bool = True
     """Share the queries among the ranks when torch.distributed is initialised; then every rank must call the search."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("device", self.device, DEVICES)
-        for key, least in (
-            ("memory_mib", 16),
-            ("gpu_memory_mib", 16),
-            ("max_ball", 1),
-            ("recall_sample", 1),
-            ("links", 4),
-        ):
-            check_at_least(key, getattr(self, key), least)
-        for key in ("effort", "lists", "gpus"):
-            check_at_least(key, getattr(self, key), 0)
-        check_seed(self.seed)
-        if not 0 <= self.recall_floor <= 1:
-            raise ValueError(f"recall_floor={self.recall_floor} must be between 0 and 1.")
+        check_fits(f"memory_mib={self.memory_mib}", self.memory_mib << 20, "Lower it.")
 
     def budget(self, device: str) -> int:
         """Returns the working memory in bytes on ``"cpu"`` or ``"cuda"``."""
@@ -86,3 +77,4 @@ def check_neighbours(images: int, k: int) -> None:
         raise ConfigError(f"k={k}: wanted at least 1 neighbour.")
     if k >= images:
         raise DataError(f"k={k} neighbours of N={images} images: each has only {images - 1}. Use k <= {images - 1}.")
+    check_fits(f"k={k}: a table of {images:,} x {k:,} neighbours", 16 * images * k, "Use a smaller k.")

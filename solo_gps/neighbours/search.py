@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from solo_gps.errors import ConfigError
@@ -28,9 +28,12 @@ from solo_gps.runtime.ranks import training_ranks
 log = logging.getLogger(__name__)
 
 
-def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None) -> NeighbourTable:
+def find(
+    embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None, name: Callable[[int], str]
+) -> NeighbourTable:
     """See :func:`solo_gps.neighbours.find`."""
     config = resolve_search(search)
+    _check_embeddings(embeddings)
     _check_request(embeddings, k, radius)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=radius)
     if radius is not None and not backend.exact:
@@ -48,18 +51,18 @@ def find(embeddings: Embeddings, search: Mapping | None, *, k: int | None, radiu
         settings={} if backend.exact else _approximate_settings(backend),
     )
     if embeddings.folder is None:
-        table, _ = _search(embeddings, backend, k, radius)
+        table, _ = _search(embeddings, backend, k, radius, name)
         return table
     searched = False
 
     def search_now() -> tuple[NeighbourTable, dict[str, object]]:
         nonlocal searched
         searched = True
-        return _search(embeddings, backend, k, radius)
+        return _search(embeddings, backend, k, radius, name)
 
     table = stored.load_or_build(embeddings.folder, request, search_now)
     if radius is not None and table.indices.shape[1] > config.max_ball:  # stored under a larger one: refused as a fresh one is
-        table, _ = _search(embeddings, backend, k, radius)
+        table, _ = _search(embeddings, backend, k, radius, name)
     if not searched:
         log.info("neighbours: %s found beside the embeddings, searched earlier (%s)", _wanted(table, k, radius), request.backend)
     return table
@@ -74,6 +77,7 @@ def _wanted(table: NeighbourTable, k: int | None, radius: float | None) -> str:
 def advise(embeddings: Embeddings, search: Mapping | None, *, share: float) -> RadiusAdvice:
     """See :func:`solo_gps.neighbours.advise`."""
     config = resolve_search(search)
+    _check_embeddings(embeddings)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=0.0)
     return advise_radius(_open(embeddings, backend), backend, share)
 
@@ -82,6 +86,14 @@ def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
     config = backend.config
     measured = {"recall_floor": config.recall_floor, "recall_sample": config.recall_sample, "seed": config.seed}
     return {**measured, **backend.settings()}
+
+
+def _check_embeddings(embeddings: object) -> None:
+    if not isinstance(embeddings, Embeddings):
+        raise ConfigError(
+            f"neighbours: wanted solo_gps.interfaces.Embeddings, got {type(embeddings).__name__}. Of an (N, D) array: "
+            'Embeddings(array=array, fingerprint="mine", folder=None, space="cosine").'
+        )
 
 
 def _check_request(embeddings: Embeddings, k: int | None, radius: float | None) -> None:
@@ -99,7 +111,7 @@ def _columns(embeddings: Embeddings) -> int:
 
 @true_float32()
 def _search(
-    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None
+    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None, name: Callable[[int], str]
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""
     begun = time.perf_counter()
@@ -107,9 +119,10 @@ def _search(
     report = duplicate_report(work.points.groups)
     if report.groups:
         log.warning(
-            "neighbours: %s; they are each other's nearest neighbours, at distance 0: a positive may be a copy of its anchor. "
-            "Remove the copies unless they are meant.",
+            "neighbours: %s, for example %s; they are each other's nearest neighbours, at distance 0: a positive may be a copy "
+            "of its anchor. Remove the copies unless they are meant.",
             report,
+            " and ".join(map(name, report.examples[0][:2])),
         )
     facts: dict[str, object] = {
         "backend": backend.config.backend,

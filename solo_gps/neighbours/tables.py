@@ -16,10 +16,9 @@ from solo_gps.interfaces import NeighbourTable
 from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.ranks import training_ranks
 from solo_gps.runtime.store import (
-    MANIFEST,
+    check_whole,
     file_of,
     locked,
-    mend_of,
     open_array,
     read_manifest,
     verify_manifest,
@@ -87,10 +86,7 @@ def _checked(folder: Path, build: Build) -> Build:
     """The search, after every byte of the embeddings: a table that is stored from noise would outlive it."""
 
     def checked() -> tuple[NeighbourTable, dict[str, object]]:
-        if (folder / MANIFEST).exists():  # else the folder is the caller's own
-            problems, _ = verify_manifest(folder / MANIFEST, mend_of(folder))
-            if problems:
-                raise CacheError(problems[0])
+        check_whole(folder)
         return build()
 
     return checked

@@ -77,6 +77,11 @@ class ArrayEncoder(Encoder):
             with array as archive:
                 arrays = dict(archive)
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            with path.open("rb") as opened:
+                start = opened.read(64)
+            if not start or start.startswith(b"version https://git-lfs"):
+                what = "Git LFS's pointer to a file, not the file" if start else "empty (0 bytes)"
+                raise DataError(f"prior.path: {path} is {what}. Save or download it again (git lfs pull).") from error
             raise DataError(
                 f"prior.path: {path} is not a plain .npy array ({first_line(error)}). Save it by numpy.save, as numbers."
             ) from error

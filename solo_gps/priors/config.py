@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.config import LARGEST_SEED, Keys, check_choice, check_number, number
+from solo_gps.runtime.machine import MOST_WORKERS
 
 SPACES = ("euclidean", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -16,22 +17,27 @@ STEMS = ("auto", "imagenet", "small")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_MAP = 4
+IMAGES_AT_A_TIME = 64
+"""Images whose patch distances are held at once; more would leave the processor's caches."""
+SAMPLED_PATCHES = 50_000
+LARGEST_BATCH = 65536
+LARGEST_SIDE = 4096  # of an image, in pixels
 
 RUNTIME_KEYS = ("space", "batch_size", "num_workers", "device", "cache_dir")
 """Keys that say how the work is done, or what the embedding is used for, but do not change the embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorConfig:
+class PriorConfig(Keys):
     """Keys that every prior has."""
 
     name: str = ""
     """Registered name of the encoder."""
     space: str = "euclidean"
     """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine``."""
-    batch_size: int = 256
+    batch_size: int = number(256, least=1, most=LARGEST_BATCH)
     """Images of one forward pass, and of one block of the cache."""
-    num_workers: int = -1
+    num_workers: int = number(-1, least=-1, most=MOST_WORKERS)
     """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
     device: str = "auto"
     """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
@@ -41,24 +47,26 @@ class PriorConfig:
     """Type of the numbers in the cache: ``float32`` or ``float16`` (half the disk)."""
     augmentation: str = "none"
     """``none``, ``flip`` (random horizontal), ``crop`` (random resized, and flip) or ``simclr`` (crop, flip, colour, grey)."""
-    draws: int = 1
+    draws: int = number(1, least=1, most=1000)
     """Draws of the augmentation for each image; the embedding is their mean."""
-    seed: int = 0
+    seed: int = number(0, least=0, most=LARGEST_SEED)
     """Seed of a prior that is trained or random, and of the augmentation."""
     cache_dir: str | None = None
     """Folder of all caches; ``null`` takes the environment variable SOLO_GPS_CACHE, or ``~/.cache/solo_gps``."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("space", self.space, SPACES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("storage", self.storage, STORAGES)
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
-        check_at_least("batch_size", self.batch_size, 1)
-        check_at_least("num_workers", self.num_workers, -1)
-        check_at_least("draws", self.draws, 1)
-        check_seed(self.seed)
         if self.augmentation == "none" and self.draws > 1:
             raise ValueError(f"draws={self.draws} needs an augmentation: without one every draw is the same image.")
+
+    @property
+    def least_memory(self) -> int:
+        """Bytes that the embedding takes at the least: what the sizes that a user may set allocate at once."""
+        return self.batch_size * self.draws * 3 * (getattr(self, "image_size", None) or 1) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +103,8 @@ class PixelsConfig(CheapConfig):
 
     name: str = "pixels"
     """Registered name of the encoder."""
-    image_size: int = 32
+    image_size: int = number(32, least=1, most=LARGEST_SIDE)
     """Images are squeezed to this side; the embedding has 3 x side x side dimensions."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,21 +113,19 @@ class PcaConfig(CheapConfig):
 
     name: str = "pca"
     """Registered name of the encoder."""
-    image_size: int = 32
+    image_size: int = number(32, least=1, most=LARGEST_SIDE)
     """Images are squeezed to this side before the analysis."""
-    dimensions: int = 64
+    dimensions: int = number(64, least=1, most=65536)
     """Number of components; fewer when the images span fewer."""
-    whiten: float = 0.0
+    whiten: float = number(0.0, least=0, most=1)
     """Power of whitening: 0 keeps the variances, 1 makes them all equal."""
-    fit_images: int = 10000
+    fit_images: int = number(10000, least=1)
     """The components are found from at most this many images, evenly spaced over the set."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("image_size", "dimensions", "fit_images"):
-            check_at_least(key, getattr(self, key), 1)
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
+    @property
+    def least_memory(self) -> int:
+        """The covariance of all pixels, and its parts."""
+        return super().least_memory + 4 * 8 * (3 * self.image_size**2) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,60 +136,68 @@ class PatchesConfig(CheapConfig):
     """Registered name of the encoder."""
     space: str = "cosine"
     """How neighbours are measured: ``euclidean`` (squared L2) or ``cosine`` (purer for this encoder)."""
-    image_size: int = 32
+    image_size: int = number(32, least=1, most=LARGEST_SIDE)
     """Images are squeezed to this side."""
-    patch_size: int = 6
+    patch_size: int = number(6, least=1, most=LARGEST_SIDE)
     """Side of a patch in pixels."""
-    stride: int = 2
+    stride: int = number(2, least=1, most=LARGEST_SIDE)
     """Pixels between neighbouring patches."""
-    centroids: int = 128
+    centroids: int = number(128, least=1, most=65536)
     """Size of the dictionary."""
-    regions: int = 3
+    regions: int = number(3, least=1, most=LARGEST_SIDE)
     """Features are averaged over regions x regions parts of the image."""
-    dimensions: int = 128
+    dimensions: int = number(128, least=1, most=65536)
     """Principal components that are kept; fewer when the images span fewer."""
-    whiten: float = 0.5
+    whiten: float = number(0.5, least=0, most=1)
     """Power of whitening of the components: 0 keeps the variances, 1 makes them all equal."""
-    fit_images: int = 10000
+    fit_images: int = number(10000, least=1)
     """The dictionary and the components are learned from at most this many images, evenly spaced over the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("patch_size", "stride", "centroids", "regions", "dimensions", "fit_images"):
-            check_at_least(key, getattr(self, key), 1)
-        check_at_least("image_size", self.image_size, self.patch_size)
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten={self.whiten} must lie between 0 and 1.")
+        check_number("image_size", self.image_size, least=self.patch_size)
+
+    @property
+    def least_memory(self) -> int:
+        """The patches and their covariance; what the filters answer to a few images; the covariance of pooled features."""
+        patch, places = 3 * self.patch_size**2, ((self.image_size - self.patch_size) // self.stride + 1) ** 2
+        learned = SAMPLED_PATCHES * (patch + self.centroids) * 4 + 8 * patch**2
+        answers = min(IMAGES_AT_A_TIME, self.batch_size) * places * (patch + self.centroids) * 4
+        return super().least_memory + max(learned, answers) + 4 * 8 * (self.centroids * self.regions**2) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedConfig(PriorConfig):
     """Keys of priors that train a network on the target set."""
 
-    image_size: int = 32
+    image_size: int = number(32, least=1, most=LARGEST_SIDE)
     """Images are squeezed to this side: 8, 16, 32, 64, ..."""
-    dimensions: int = 64
+    dimensions: int = number(64, least=1, most=65536)
     """Dimensions of the embedding."""
-    width: int = 32
+    width: int = number(32, least=1, most=4096)
     """Channels of the first stage; each further stage doubles them."""
-    epochs: int = 30
+    epochs: int = number(30, least=1)
     """Passes over the images, at most."""
-    patience: int = 5
+    patience: int = number(5, least=1)
     """Stop after so many epochs without a lower loss on held-out images."""
-    learning_rate: float = 1e-3
+    learning_rate: float = number(1e-3, above=0)
     """Peak learning rate of Adam; it falls to zero along a half cosine."""
-    train_batch_size: int = 128
+    train_batch_size: int = number(128, least=1, most=LARGEST_BATCH)
     """Images of one optimiser step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         stages(self.image_size)
-        for key in ("dimensions", "width", "epochs", "patience", "train_batch_size"):
-            check_at_least(key, getattr(self, key), 1)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
         if self.precision == "fp16":
             raise ValueError("precision='fp16' is not for training; use bf16 or fp32.")
+
+    @property
+    def least_memory(self) -> int:
+        """The first map of the training batch, and the widest layer with its gradient and Adam's two means."""
+        widest = self.width << (stages(self.image_size) - 1)
+        maps = self.train_batch_size * (self.image_size // 2) ** 2 * self.width
+        layers = 4 * widest * (SMALLEST_MAP**2 * self.dimensions + SMALLEST_MAP**2 * widest // 2)
+        return super().least_memory + 4 * (maps + layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,13 +214,8 @@ class VaeConfig(FittedConfig):
 
     name: str = "vae"
     """Registered name of the encoder."""
-    noise: float = 0.1
+    noise: float = number(0.1, above=0, most=1000)
     """Standard deviation of a pixel in [0, 1] around its reconstruction: smaller keeps more detail."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.noise > 0:
-            raise ValueError(f"noise={self.noise} must be above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,13 +238,12 @@ class RandomConfig(NetworkConfig):
     """``torchvision``, ``timm``, or ``auto``: torchvision for ResNets, else timm."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the network's constructor."""
-    image_size: int = 64
+    image_size: int = number(64, least=1, most=LARGEST_SIDE)
     """Images are squeezed to this side."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("library", self.library, LIBRARIES)
-        check_at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,13 +258,8 @@ class TorchvisionConfig(NetworkConfig):
     """Name of the pretrained weights, for example ``IMAGENET1K_V2`` (downloaded once by torchvision); ``null``: random."""
     checkpoint: str | None = None
     """A local file with the network's weights, in place of a download; ``weights`` then only gives the preprocessing."""
-    image_size: int | None = None
+    image_size: int | None = number(None, least=1, most=LARGEST_SIDE)
     """Side of the square that the network sees; ``null`` takes that of the weights."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,13 +274,8 @@ class TimmConfig(NetworkConfig):
     """Whether to take the pretrained weights (downloaded once by timm); false gives random weights from ``seed``."""
     checkpoint: str | None = None
     """A local file with the model's weights, in place of a download."""
-    image_size: int | None = None
+    image_size: int | None = number(None, least=1, most=LARGEST_SIDE)
     """Side of the square that the model sees; ``null`` takes the model's own."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image_size is not None:
-            check_at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,9 +296,9 @@ class CheckpointConfig(NetworkConfig):
     """First layers of a ResNet: ``imagenet``, ``small`` (solo-learn's for CIFAR), or ``auto``, by the weights in the file."""
     prefix: str | None = None
     """Part of the weights' names to strip, for example ``momentum_backbone.``; ``null`` finds the one that fits."""
-    image_size: int = 224
+    image_size: int = number(224, least=1, most=LARGEST_SIDE)
     """Side of the square that the network sees."""
-    resize: int | None = None
+    resize: int | None = number(None, least=1, most=2 * LARGEST_SIDE)
     """The shorter side is scaled to this before the crop; ``null``: image_size / 0.875, or image_size up to 96."""
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
     """Mean of each channel that the network was trained with."""
@@ -317,9 +311,8 @@ class CheckpointConfig(NetworkConfig):
             raise ValueError("path is missing: name the checkpoint, for example prior.path=model.ckpt.")
         check_choice("library", self.library, LIBRARIES)
         check_choice("stem", self.stem, STEMS)
-        check_at_least("image_size", self.image_size, 1)
         if self.resize is not None:
-            check_at_least("resize", self.resize, self.image_size)
+            check_number("resize", self.resize, least=self.image_size)
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean={self.mean} and std={self.std} must have three numbers each, those of std above 0.")
 

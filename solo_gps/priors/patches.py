@@ -16,7 +16,7 @@ from PIL.Image import Image
 
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.base import Encoder
-from solo_gps.priors.config import PatchesConfig
+from solo_gps.priors.config import IMAGES_AT_A_TIME, SAMPLED_PATCHES, PatchesConfig
 from solo_gps.priors.parts.loading import PreprocessedImages, batches, consecutive, worker_count
 from solo_gps.priors.parts.preprocess import SquareResize
 from solo_gps.priors.parts.principal import evenly_spaced, principal_components
@@ -24,9 +24,6 @@ from solo_gps.priors.parts.principal import evenly_spaced, principal_components
 WHITENING_FLOOR = 0.01
 """Added to the variances of patches of pixels in [0, 1] before whitening, so that noise is not blown up."""
 KMEANS_STEPS = 10
-IMAGES_AT_A_TIME = 64
-"""Images whose patch distances are held at once; more would leave the processor's caches."""
-SAMPLED_PATCHES = 50_000
 _STATE = ("filters", "bias", "square", "mean", "projection")
 
 

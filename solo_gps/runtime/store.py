@@ -179,6 +179,18 @@ def _files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return files
 
 
+def check_whole(folder: Path | None) -> None:
+    """Reads every byte of a cache before something lasting is made of it; a folder without a manifest is the caller's own.
+
+    Raises:
+        CacheError: A byte is not as it was written.
+    """
+    if folder is not None and (folder / MANIFEST).exists():
+        problems, _ = verify_manifest(folder / MANIFEST, mend_of(folder))
+        if problems:
+            raise CacheError(problems[0])
+
+
 def verify_manifest(path: Path, mend: str) -> tuple[list[str], set[str]]:
     """Reads every byte that a manifest answers for; returns what is wrong, a line each, and the names that belong to it."""
     try:

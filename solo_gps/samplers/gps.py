@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
 from solo_gps.errors import DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
 from solo_gps.neighbours.config import check_neighbours
@@ -25,31 +25,26 @@ CHOICES = ("furthest", "uniform", "nearest")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpsConfig:
+class GpsConfig(Keys):
     """Keys under ``sampler.gps``."""
 
-    k: int = 10
+    k: int = number(10, least=1)
     """Size of the ball in neighbours, the anchor left out; not used when ``radius`` is given."""
-    radius: float | None = None
+    radius: float | None = number(None, above=0)
     """Size of the ball as a distance of the prior space (squared Euclidean, or 1 - cosine), exclusive: tau of the paper."""
     choose: str = "furthest"
     """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), or nearest."""
-    min_share: float = 0.5
+    min_share: float = number(0.5, least=0, most=1)
     """A smaller share of images with a positive is a warning with what to change, from 0 to 1; none at all is always an error."""
     on_bad_image: str = "stop"
     """An image that cannot be read during training: stop ends the run, skip shows the item's other image alone, counts it as not guided and names the image at the end."""  # noqa: E501
-    seed: int | None = None
+    seed: int | None = number(None, least=0, most=LARGEST_SEED)
     """Seed of the draws; null takes the recipe's."""
 
     def __post_init__(self) -> None:
-        check_at_least("k", self.k, 1)
+        super().__post_init__()
         check_choice("choose", self.choose, CHOICES)
         check_choice("on_bad_image", self.on_bad_image, ("stop", "skip"))
-        check_seed(self.seed)
-        if not 0 <= self.min_share <= 1:
-            raise ValueError(f"min_share={self.min_share} must be from 0 to 1.")
-        if self.radius is not None and not self.radius > 0:
-            raise ValueError(f"radius={self.radius} must be above 0.")
 
 
 class Gps(Sampler):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from solo_gps.embeddings import embed
-from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable
+from solo_gps.errors import DataError
+from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, name_of
 from solo_gps.neighbours import advise, find
 from solo_gps.neighbours.choose import resolve_search
 from solo_gps.neighbours.config import SearchConfig
+from solo_gps.neighbours.exact.duplicates import at_one_point
 from solo_gps.neighbours.exact.fitting import RadiusAdvice
+
+MOST_AT_ONE_POINT = 0.9
 
 
 class PriorSpace:
@@ -32,13 +36,20 @@ class PriorSpace:
     def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None) -> PriorSpace:
         """Returns the space of embeddings that are there already."""
         space = cls(images, None, search)
+        check_apart(embeddings, images)
         space.embeddings = embeddings
         return space
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        """(N, D) embeddings, from the cache or built now."""
-        return embed(self.images, self._prior)
+        """(N, D) embeddings, from the cache or built now.
+
+        Raises:
+            DataError: Nearly all images lie at one point.
+        """
+        embeddings = embed(self.images, self._prior)
+        check_apart(embeddings, self.images)
+        return embeddings
 
     @property
     def fingerprint(self) -> str | None:
@@ -58,7 +69,7 @@ class PriorSpace:
             k: Number of nearest neighbours.
             radius: Bound on the distance, exclusive (``d < radius``), in the prior's own distance.
         """
-        return find(self.embeddings, self._search, k=k, radius=radius)
+        return find(self.embeddings, self._search, k=k, radius=radius, name=partial(name_of, self.images))
 
     def advise(self, *, share: float) -> RadiusAdvice:
         """Returns the distances seen, and a radius that :meth:`neighbours` accepts; costs two searches.
@@ -67,3 +78,24 @@ class PriorSpace:
             share: Share of the images that should have a neighbour at that radius.
         """
         return advise(self.embeddings, self._search, share=share)
+
+
+def check_apart(embeddings: Embeddings, images: ImageSet) -> None:
+    """Refuses a space in which nearly all images lie at one point: every neighbour there is drawn by lot.
+
+    Args:
+        embeddings: The N images in the space.
+        images: The images, for their names.
+
+    Raises:
+        DataError: They do.
+    """
+    same = at_one_point(embeddings.array)
+    if len(same) < max(2, MOST_AT_ONE_POINT * len(images)):
+        return
+    some = ", ".join(name_of(images, int(index)) for index in same[:3])
+    raise DataError(
+        f"{len(same):,} of {len(images):,} images lie at one point of the prior's space, for example {some}: it cannot tell them "
+        "apart. Look at these files: 16-bit and float images decode to white unless images.scale says how, or they are converted "
+        "to 8 bits; and a downloader may have left one placeholder for many. If they do differ, take another prior."
+    )

@@ -16,6 +16,11 @@ from solo_gps.embeddings.store import open_cache
 from solo_gps.errors import CacheError
 from solo_gps.neighbours import find
 from solo_gps.runtime.store import check_blocks, read_manifest
+from solo_gps.samplers.pnn.config import PnnConfig
+from solo_gps.samplers.pnn.sampler import Pnn
+from solo_gps.samplers.sepp.config import SeppConfig
+from solo_gps.samplers.sepp.sampler import Sepp
+from solo_gps.samplers.space import PriorSpace
 
 PRIOR = {"name": "pca", "image_size": 2, "dimensions": 2}
 
@@ -111,6 +116,15 @@ def test_f6_no_table_is_stored_from_damaged_embeddings(digit_images: Any, monkey
     assert any(is_refused(manifest, entries) for _ in range(400)), "16 of some 360 blocks at each use: no single one need find it"
     with pytest.raises(CacheError, match="between byte 3,200 and 3,264"):
         check_blocks(manifest, entries, "embeddings.npy", "", at_most=None)
+
+
+@pytest.mark.parametrize("sampler", [Sepp(SeppConfig(), seed=0), Pnn(PnnConfig(space="prior"), seed=0)], ids=["sepp", "pnn"])
+def test_f6_nothing_is_made_of_damaged_embeddings(sampler: Any, digit_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("solo_gps.runtime.store.LEAST_BLOCK", 64)
+    space = PriorSpace(digit_images, {"name": "pixels", "image_size": 8}, None)
+    flip(space.embeddings.folder / "embeddings.npy", 50 * 64)  # type: ignore[operator]
+    with pytest.raises(CacheError, match=r"embeddings\.npy is damaged"):
+        sampler.prepare(space, same_label=False)
 
 
 def is_refused(manifest: Path, entries: Any) -> bool:

@@ -287,7 +287,7 @@ def test_an_embedding_that_is_not_finite_is_refused(digit_images: Any, monkeypat
 
     monkeypatch.setattr(PixelsEncoder, "embed", lambda self, batch: batch.flatten(1).float() / (batch.float().mean() * 0))
     with pytest.raises(DataError, match=r"the embedding of image 0 is not finite. Try prior.precision=fp32"):
-        embed(digit_images, {"name": "pixels"})
+        embed(digit_images, {"name": "pixels", "precision": "bf16"})
     monkeypatch.setattr(PixelsEncoder, "embed", lambda self, batch: batch.flatten(1).float() * 1e6)
     with pytest.raises(DataError, match=r"is not finite. Try prior.storage=float32"):
         embed(digit_images, {"name": "pixels", "storage": "float16"})

@@ -11,6 +11,8 @@ import torch
 
 from solo_gps.embeddings.build import _Writer
 from solo_gps.embeddings.partial import Partial
+from solo_gps.priors.config import PixelsConfig
+from solo_gps.priors.pixels import PixelsEncoder
 
 
 class Rows:
@@ -46,6 +48,6 @@ def test_the_event_is_recorded_on_the_stream_of_the_rows(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream", 0 if device is None else device.index))
     partial = Partial(tmp_path, (2, 3), "float32")
     partial.create()
-    with partial, _Writer(partial, "test") as writer:
+    with partial, _Writer(partial, PixelsEncoder(PixelsConfig())) as writer:
         writer.put(0, Rows(), b"")  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), np.ones((2, 3)))

@@ -12,9 +12,9 @@ from solo_gps.interfaces import NeighbourTable
 
 def test_pair_purity_by_hand():
     labels = np.array([0, 0, 1, -1])
-    # 0 -> 1 same; 1 -> 2 other; 2 -> 2 not guided; 3 -> 0 not judged (label unknown)
-    share, purity = pair_purity(np.array([0, 1, 2, 3]), np.array([1, 2, 2, 0]), labels)
-    assert (share, purity) == (0.75, 0.5)
+    # 0 -> 1 same; 1 -> 2 other; 2 -> 2 not guided; 3 -> 0 and 0 -> 3 not judged (label unknown)
+    share, purity = pair_purity(np.array([0, 1, 2, 3, 0]), np.array([1, 2, 2, 0, 3]), labels)
+    assert (share, purity) == (0.8, 0.5)
 
 
 def test_pair_purity_without_a_judged_pair_is_nan():
@@ -51,3 +51,21 @@ def test_table_change_by_hand():
     values = table_change(before, after, np.array([0, 1, 0, 1]))
     assert values == {"empty": 0.25, "purity": 0.4, "kept": 0.4}
     assert table_change(None, after, None) == {"empty": 0.25}
+
+
+def test_d5_votes_weigh_as_in_solo_learns_own_knn():
+    """Its WeightedKNNClassifier, by hand: the k most similar by cosine, each with a vote of exp(cosine / T)."""
+    train, near = np.array([[1, 0.05], [0.6, 0.8], [0.6, 0.8]]), np.array([[1.0, 0.0]])
+    assert knn_accuracy(train, np.array([0, 1, 1]), near, np.array([0]), k=3) == 0
+    assert knn_accuracy(train, np.array([0, 1, 1]), near, np.array([0]), k=3, temperature=0.07) == 1
+    draw = np.random.default_rng(0)
+    features, labels = draw.normal(size=(90, 4)), draw.integers(0, 6, 90)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    right = []
+    for image in range(60, 90):
+        cosines = unit[:60] @ unit[image]
+        nearest = np.argsort(-cosines)[:5]
+        votes = np.bincount(labels[nearest], np.exp(cosines[nearest] / 0.07), 6)
+        right.append(votes.argmax() == labels[image])
+    mine = knn_accuracy(features[:60], labels[:60], features[60:], labels[60:], k=5, temperature=0.07)
+    assert mine == pytest.approx(np.mean(right))

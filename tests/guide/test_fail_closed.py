@@ -120,6 +120,7 @@ PRIOR = GUIDED["prior"]
         ({**GUIDED, "seed": "abc"}, "seed='abc'"),
         ({"prior": PRIOR}, "prior without a sampler"),
         ({"search": {"backend": "torch"}}, "search without a sampler"),
+        ({"images": {"scale": "own"}}, "images without a sampler"),
         ({**GUIDED, "max_steps": 0}, "never guided a training step"),
         ({**GUIDED, "limit_train_batches": 0}, "never guided a training step"),
     ],

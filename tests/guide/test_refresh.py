@@ -108,7 +108,7 @@ def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, 
     monkeypatch.setattr("solo_gps.samplers.space.embed", lambda *_: embedded.append(1))
     nodes = {"sampler": NEAREST, "prior": PIXELS, "refresh": {"every": 1}, "max_epochs": 2}
     monkeypatch.setattr("solo_gps.embeddings.snapshot.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(CacheError, match=r"0\.0 GB free, the embeddings of the network being trained need"):
+    with pytest.raises(CacheError, match=r"1\.0 kB free, the embeddings of the network being trained need"):
         train(recipe(**nodes))
     monkeypatch.setattr("tempfile.mkstemp", failing(OSError(30, "Read-only file system")))
     with pytest.raises(CacheError, match=r"cannot be written to .*Read-only file system\. Set SOLO_GPS_CACHE"):

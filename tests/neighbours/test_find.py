@@ -69,7 +69,7 @@ def test_one_clear_error(array, arguments, error, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_stored_ball_above_todays_bound_is_refused_like_a_fresh_one(tmp_path):
+def test_f7_a_stored_ball_above_todays_bound_is_refused_like_a_fresh_one(tmp_path):
     find(points(LINE, folder=tmp_path), radius=100.0)
     errors = []
     for folder in (tmp_path, None):
@@ -141,6 +141,27 @@ def test_damaged_table_is_refused_by_name(tmp_path, kind):
     path.write_bytes(content)
     with pytest.raises(CacheError, match=path.name):
         find(points(LINE, folder=tmp_path), k=2)
+
+
+def test_a_whole_table_of_another_request_is_refused_by_name(tmp_path):
+    for k in (1, 2):
+        find(points(LINE, folder=tmp_path), k=k)
+    names = {k: next(tmp_path.glob(f"neighbours-k{k}-*.json")).stem for k in (1, 2)}
+    for path in tmp_path.glob(f"{names[1]}*"):
+        path.replace(tmp_path / path.name.replace(names[1], names[2]))
+    with pytest.raises(CacheError, match="belongs to another search than the one asked for"):
+        find(points(LINE, folder=tmp_path), k=2)
+
+
+def test_c10_an_array_is_one_clear_error_that_says_how(tmp_path):
+    with pytest.raises(ConfigError, match=r"got ndarray. Of an \(N, D\) array: Embeddings\(array=array"):
+        find(LINE, k=2)  # type: ignore[arg-type]
+
+
+def test_copies_are_named(caplog):
+    with caplog.at_level(logging.WARNING, "solo_gps"):
+        find(points(LINE[[0, 1, 2, 1]]), k=2, name="photo-{}.png".format)
+    assert "for example photo-1.png and photo-3.png" in caplog.text
 
 
 def test_damaged_manifest_is_refused_by_name(tmp_path):

@@ -121,6 +121,7 @@ def test_the_yaml_group_lists_every_key_with_its_default():
         ({"k": 0}, r"sampler.gps: k=0 must be at least 1"),
         ({"radius": -1}, r"sampler.gps: radius=-1.0 must be above 0"),
         ({"choose": "farthest"}, r"choose='farthest' is not one of furthest.*Did you mean 'furthest'\?"),
+        ({"on_bad_image": "skipp"}, r"on_bad_image='skipp' is not one of stop, skip. Did you mean 'skip'"),
         ({"min_share": 1.5}, r"sampler.gps: min_share=1.5 must be from 0 to 1"),
         ({"min_share": float("nan")}, r"min_share=nan must be from 0 to 1"),
         ({"seed": -1}, r"sampler.gps: seed=-1 must be from 0 to 4294967295"),

@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 
 from solo_gps.hosts.v102 import data as data102
 from solo_gps.hosts.v102 import trainer as trainer102
-from solo_gps.hosts.v102.recipe import complete_recipe, method_arguments
+from solo_gps.hosts.v102.augment import build_transform, parse_pipelines
+from solo_gps.hosts.v102.recipe import complete_recipe, method_arguments, optimizer
 from solo_gps.hosts.v102.repairs import repairs
 from solo_gps.hosts.v102.schedule import scheduled
 
 if TYPE_CHECKING:
+    import torch
     from torch.utils.data import DataLoader
 
 
@@ -68,6 +70,14 @@ class Solo102:
             model.prototypes.weight_g.data.fill_(1)
             model.prototypes.weight_g.requires_grad = False
         return model
+
+    def build_transform(self, cfg: DictConfig) -> Any:
+        """Builds the transform of all crops as 1.0.6 has it."""
+        return build_transform(cfg.data.dataset, parse_pipelines(cfg.augmentations), self.loader_module)
+
+    def build_optimizer(self, cfg: DictConfig, network: torch.nn.Module) -> Any:
+        """Builds torch's optimizer, which LARS wraps."""
+        return optimizer(cfg, network)
 
     def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
         """Builds the training set through solo-learn's function, and takes ``data.fraction`` of it."""

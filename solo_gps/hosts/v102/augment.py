@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from torchvision import transforms
 
-from solo_gps.config import check_at_least, parse
+from solo_gps.config import parse
 from solo_gps.errors import ConfigError, did_you_mean
+from solo_gps.hosts.schema import CROP_GROUPS, Chance, Crop, Frame, Jitter
 
 IMAGENET: tuple[Sequence[float], Sequence[float]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Mean and standard deviation of the channels, as published for each set and used by solo-learn 1.0.6.
@@ -24,67 +25,6 @@ CHANNELS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 }
 # 1.0.6 normalises the validation images of every CIFAR by the first set of these.
 VALIDATION_CIFAR: tuple[Sequence[float], Sequence[float]] = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """Group ``rrc``."""
-
-    enabled: bool = True
-    """Whether a random part is cropped; otherwise the shorter side is resized to ``crop_size``."""
-    crop_min_scale: float = 0.08
-    """Least share of the area."""
-    crop_max_scale: float = 1.0
-    """Greatest share of the area."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chance:
-    """Groups with a probability alone."""
-
-    prob: float = 0.0
-    """Probability that it is applied."""
-    enabled: bool = True
-    """Not read, as in 1.0.6: the probability decides."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.prob <= 1:
-            raise ValueError(f"prob={self.prob} must be between 0 and 1.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jitter(Chance):
-    """Group ``color_jitter``."""
-
-    brightness: float = 0.0
-    """Greatest relative change of brightness."""
-    contrast: float = 0.0
-    """Greatest relative change of contrast."""
-    saturation: float = 0.0
-    """Greatest relative change of saturation."""
-    hue: float = 0.0
-    """Greatest shift of hue, at most 0.5."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """Keys of an entry of ``augmentations`` that are not groups."""
-
-    crop_size: int = MISSING
-    """Side of the crop in pixels."""
-    num_crops: int = MISSING
-    """Crops that this pipeline makes of an image."""
-    mean: list[float] | None = None
-    """Mean of the channels, for ``data.dataset=custom``; ImageNet's by default."""
-    std: list[float] | None = None
-    """Standard deviation of the channels, for ``data.dataset=custom``; ImageNet's by default."""
-
-    def __post_init__(self) -> None:
-        check_at_least("crop_size", self.crop_size, 1)
-        check_at_least("num_crops", self.num_crops, 0)
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != 3:
-                raise ValueError(f"{name}={values}: wanted one number for each of 3 channels.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +49,6 @@ class Pipeline:
     """Mirrors."""
 
 
-GROUPS: dict[str, type] = {
-    "rrc": Crop,
-    "color_jitter": Jitter,
-    "grayscale": Chance,
-    "gaussian_blur": Chance,
-    "solarization": Chance,
-    "equalization": Chance,
-    "horizontal_flip": Chance,
-}
-
-
 def parse_pipelines(node: Any) -> list[Pipeline]:
     """Checks the recipe's ``augmentations``; absent groups are off, an absent ``rrc`` is 1.0.6's usual crop.
 
@@ -137,10 +66,12 @@ def _parse_pipeline(entry: Any, where: str) -> Pipeline:
     values: dict[str, Any] = OmegaConf.to_container(entry, resolve=True)  # type: ignore[assignment]
     own = [field.name for field in fields(Frame)]
     for key in values:
-        if key not in GROUPS and key not in own:
-            known = [*GROUPS, *own]
+        if key not in CROP_GROUPS and key not in own:
+            known = [*CROP_GROUPS, *own]
             raise ConfigError(f"{where}.{key}: no such key; known: {', '.join(known)}.{did_you_mean(key, known)}")
-    groups: dict[str, Any] = {name: parse(values.pop(name, {}), schema, f"{where}.{name}") for name, schema in GROUPS.items()}
+    groups: dict[str, Any] = {
+        name: parse(values.pop(name, {}), schema, f"{where}.{name}") for name, schema in CROP_GROUPS.items()
+    }
     return Pipeline(frame=parse(values, Frame, where), **groups)
 
 

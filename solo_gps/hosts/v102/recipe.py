@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, UnknownNameError, did_you_mean
+from solo_gps.hosts import schema
 from solo_gps.hosts.data_folder import check_data_folder
 from solo_gps.hosts.devices import rank_count
-from solo_gps.hosts.v102 import schema
 from solo_gps.hosts.v102.augment import parse_pipelines
 from solo_gps.hosts.v102.methods import (
     MOMENTUM_METHODS,
@@ -110,6 +110,16 @@ def method_arguments(cfg: DictConfig) -> dict[str, Any]:
         arguments["final_tau_momentum"] = cfg.momentum.final_tau
         arguments["momentum_classifier"] = cfg.momentum.classifier
     return {**arguments, **OmegaConf.to_container(cfg.method_kwargs, resolve=True)}  # type: ignore[dict-item]
+
+
+def optimizer(cfg: DictConfig, network: Any) -> Any:
+    """Builds torch's optimizer of a completed recipe; its LARS of 1.0.2 wraps SGD."""
+    import torch
+
+    keys = cfg.optimizer
+    kwargs = {str(key): value for key, value in keys.kwargs.items() if key not in LARS_KWARGS}
+    kind = getattr(torch.optim, OPTIMIZERS[keys.name])
+    return kind(network.parameters(), lr=keys.lr, weight_decay=keys.weight_decay, **kwargs)
 
 
 def _complete_sections(cfg: DictConfig) -> None:

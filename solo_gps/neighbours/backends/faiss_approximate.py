@@ -104,7 +104,7 @@ class FaissHnsw(Approximate):
         index.hnsw.efConstruction = max(80, 4 * self.config.links)
         index.add(points)
         self.largest_effort = len(points)
-        self.effort = self.config.effort or 64
+        self.effort = min(self.config.effort or 64, self.largest_effort)
         return index
 
     def _parameters(self, count: int) -> Any:
@@ -135,7 +135,7 @@ class FaissCagra(Approximate):
         index = faiss.GpuIndexCagra(self._resources, points.shape[1], faiss.METRIC_L2, options)
         index.train(points)
         self.largest_effort = 1024
-        self.effort = self.config.effort or 64
+        self.effort = min(self.config.effort or 64, self.largest_effort)
         return index
 
     def _parameters(self, count: int) -> Any:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solo_gps.runtime.arrays import chunks
+
+_SAMPLE = 64
+_SAME = 1e-12  # of the squared norm
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -93,6 +97,25 @@ def duplicate_report(groups: Groups) -> DuplicateReport:
     return DuplicateReport(
         images=int(sizes[shared].sum()), groups=len(shared), largest=int(sizes.max(initial=1)), examples=examples
     )
+
+
+def at_one_point(array: np.ndarray) -> np.ndarray:
+    """Returns the rows of an (N, D) float array that lie at the point where most lie, (M,) int64; none where no half lies at one.
+
+    Equal means to the last digits: a batch of other images beside it changes them. A sample of rows proposes the point, so that
+    this costs nothing where points differ.
+    """
+    sample = np.asarray(array[np.linspace(0, len(array) - 1, min(len(array), _SAMPLE)).astype(np.int64)])
+    near = np.stack([_near(sample, row) for row in sample]).sum(axis=1)
+    if near.max() <= len(sample) / 2:
+        return np.empty(0, np.int64)
+    point = sample[near.argmax()]
+    return np.concatenate([start + np.flatnonzero(_near(block, point)) for start, block in chunks(array)])
+
+
+def _near(rows: np.ndarray, point: np.ndarray) -> np.ndarray:
+    wide = point.astype(np.float64)
+    return np.square(rows - wide).sum(axis=1) <= _SAME * np.square(wide).sum()
 
 
 def _row_hashes(array: np.ndarray) -> np.ndarray:

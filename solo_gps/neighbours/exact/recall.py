@@ -53,11 +53,15 @@ def reach_recall(work: Workspace, backend: SearchBackend, count: int) -> dict[st
 
 
 def overlap(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the keys in (S, K) ``exact`` that are in the same row of (S, K) ``found``; both sorted."""
+    """Share of the K true neighbours that were found, another one as near as the last of them included.
+
+    Args:
+        found: (S, K) keys, sorted: distance before index, so that keys up to the last true distance are as near as true ones.
+        exact: (S, K) keys, sorted.
+    """
     if not exact.size:
         return 1.0
-    hits = [np.isin(e, f, assume_unique=True).sum() for e, f in zip(exact, found, strict=True)]
-    return float(np.sum(hits) / exact.size)
+    return float((found >> 32 <= exact[:, -1:] >> 32).sum() / exact.size)
 
 
 def _sample_keys(work: Workspace, backend: SearchBackend, rows: np.ndarray, asked: int, count: int) -> np.ndarray:

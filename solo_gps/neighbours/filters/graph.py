@@ -91,6 +91,8 @@ def hubness(table: NeighbourTable) -> float:
 def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: int = 1024) -> NeighbourTable:
     """All images that can be reached in at most ``hops`` steps from neighbour to neighbour.
 
+    The ``nn_hop=h`` of GPS-SSL's own code is another set: the ends of walks of exactly h + 1 steps, the image itself among them.
+
     Args:
         table: Neighbours of N images.
         embeddings: The embeddings that the table was built from; give the distances.

@@ -14,7 +14,9 @@ _STEPS = {"mean": 0.0, "mean+std": 1.0, "mean-std": -1.0}
 
 
 def adaptive_radius(table: NeighbourTable, rule: str, first: int = 20) -> np.ndarray:
-    """Radius of each image from the distances to its own first neighbours (the adaptive thresholds of GPS-SSL's own code).
+    """Radius of each image from the distances to its own first neighbours .
+
+    Not the threshold of GPS-SSL's own code, which is one number for all images: :func:`shared_radius`.
 
     Args:
         table: Neighbours of N images; padding is left out.
@@ -27,18 +29,44 @@ def adaptive_radius(table: NeighbourTable, rule: str, first: int = 20) -> np.nda
     Raises:
         ConfigError: The rule is unknown, or ``first`` is below 1.
     """
-    try:
-        check_choice("rule", rule, RULES)
-    except ValueError as error:
-        raise ConfigError(f"adaptive radius: {error}") from error
-    if first < 1:
-        raise ConfigError(f"adaptive radius: first={first} must be at least 1.")
+    _check_rule(rule, first)
     near = np.asarray(table.distances[:, :first], np.float64)
     there = np.isfinite(near)
     count = np.maximum(there.sum(axis=1), 1)
     mean = np.where(there, near, 0).sum(axis=1) / count
     variance = np.square(np.where(there, near - mean[:, None], 0)).sum(axis=1) / count
     return np.maximum(mean + _STEPS[rule] * np.sqrt(variance), 0.0)
+
+
+def shared_radius(table: NeighbourTable, rule: str, first: int = 20) -> float:
+    """One radius for all images, as the adaptive thresholds of GPS-SSL's own code: ``mean(D[:, 1:21])``, plus or minus their std.
+
+    The authors keep what is at most so far away; :func:`cut_table` keeps what is closer, so pass ``numpy.nextafter`` of it.
+
+    Args:
+        table: Neighbours of N images, by the distance that the radius is to be in; padding is left out.
+        rule: ``mean``, ``mean+std`` or ``mean-std`` of all N x ``first`` distances together (population standard deviation).
+        first: How many neighbours of each image to look at.
+
+    Returns:
+        The radius, not below 0; 0.0 for a table without neighbours.
+
+    Raises:
+        ConfigError: The rule is unknown, or ``first`` is below 1.
+    """
+    _check_rule(rule, first)
+    near = np.asarray(table.distances[:, :first], np.float64)
+    near = near[np.isfinite(near)]
+    return max(0.0, float(near.mean() + _STEPS[rule] * near.std())) if near.size else 0.0
+
+
+def _check_rule(rule: str, first: int) -> None:
+    try:
+        check_choice("rule", rule, RULES)
+    except ValueError as error:
+        raise ConfigError(f"adaptive radius: {error}") from error
+    if first < 1:
+        raise ConfigError(f"adaptive radius: first={first} must be at least 1.")
 
 
 def quantile_radius(table: NeighbourTable, quantile: float, first: int = 20) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from solo_gps.errors import SoloGpsError, UnreadableImageError, killed_worker
 from solo_gps.interfaces import ImageSet, name_of
+from solo_gps.runtime.machine import cpu_count
 
 SMALL_SET = 1024
 """Below this many images, starting worker processes takes longer than decoding."""
@@ -61,8 +61,7 @@ def worker_count(wanted: int, images: int, processes: int = 1) -> int:
         return wanted
     if images <= SMALL_SET:
         return 0
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(MAX_WORKERS, cpus // processes))
+    return max(1, min(MAX_WORKERS, cpu_count() // processes))
 
 
 def batches(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from solo_gps.errors import DataError, first_line
+from solo_gps.errors import DataError
 
 logger = logging.getLogger("solo_gps.embeddings")
 
@@ -52,6 +52,11 @@ def fill_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *,
     ]
     if missing or wrong:
         raise DataError(_misfit(path, where, prefix, missing, wrong, state, len(wanted)))
+    for name in wanted:
+        if name in found and found[name].is_floating_point() and not bool(torch.isfinite(found[name]).all()):
+            raise DataError(
+                f"{where}: the weights {prefix}{name} in {path} are not finite. Take a checkpoint of before it diverged."
+            )
     left = [name for name in found if name not in wanted]
     network.load_state_dict({name: found[name] for name in wanted if name in found}, strict=False)
     logger.info(
@@ -84,7 +89,14 @@ def read_state(path: str, *, where: str) -> dict[str, torch.Tensor]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{where}: no file {path}.")
-    content = _read_safetensors(file, where) if file.suffix == ".safetensors" else _read_torch(file, where)
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    if not start:
+        raise DataError(f"{where}: {path} is empty (0 bytes). Save or download it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError(f"{where}: {path} is Git LFS's pointer to a file, not the file. Run git lfs pull beside it.")
+    is_safetensors = file.suffix == ".safetensors" or start[8:9] == b"{"  # 8 bytes of length, then JSON, whatever its name
+    content = _read_safetensors(file, where) if is_safetensors else _read_torch(file, where)
     state = _unwrap(content)
     if not state:
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
@@ -119,20 +131,25 @@ def _read_safetensors(file: Path, where: str) -> dict[str, torch.Tensor]:
     try:
         return load(file.read_bytes())  # by Python: safetensors itself knows no path that is not UTF-8
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{where}: {file} is damaged ({error}).") from error
+        raise DataError(
+            f"{where}: {file} is no safetensors file, or a damaged one ({error}). Save or download it again."
+        ) from error
 
 
 def _read_torch(file: Path, where: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "global" in line.lower()), first_line(error))
+    except Exception as error:  # of any type, by what stands in the file
+        # torch's own messages advise to switch safety off: only the line that names what is in the file is shown.
+        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global " in line), None)
+        if isinstance(error, pickle.UnpicklingError) and reason is not None:
+            raise DataError(
+                f"{where}: {file} holds more than tensors and plain values, and is not read for safety: {reason} "
+                "Save its state dict alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
+            ) from error
         raise DataError(
-            f"{where}: {file} holds more than tensors and plain values, and is not read for safety: {reason.strip()} "
-            "Save its state dict alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
+            f"{where}: {file} is damaged, or not a checkpoint of torch's ({type(error).__name__}). Save or download it again."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{where}: {file} is damaged, or not a checkpoint: {first_line(error)}") from error
 
 
 def _unwrap(content: Any) -> dict[str, torch.Tensor]:

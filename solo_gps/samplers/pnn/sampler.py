@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.errors import ConfigError, HostError, RefusedMethodError
 from solo_gps.methods import Place, facts_of
+from solo_gps.runtime.store import check_whole
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.pnn.config import PnnConfig
 
@@ -44,6 +45,7 @@ class Pnn(Sampler):
         """Embeds the training images when neighbours are chosen in the prior space."""
         if self.reads_prior:
             self._embeddings = space.embeddings
+            check_whole(self._embeddings.folder)
 
     def prior_embeddings(self) -> Embeddings:
         """Returns the training images in the prior space.

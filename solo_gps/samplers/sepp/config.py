@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_gps.config import check_at_least, check_choice, check_seed
+from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
 from solo_gps.errors import DataError
 
 MODES = ("append", "replace")
@@ -42,17 +42,21 @@ class Window:
         """Whether a threshold is placed by quantile."""
         return self.low_quantile is not None or self.high_quantile is not None
 
-    def at(self, cosines: NDArray[np.float32]) -> tuple[float, float]:
+    def at(self, cosines: NDArray[np.float32], margin: float = 0.0) -> tuple[float, float]:
         """Returns the thresholds as cosines.
 
         Args:
-            cosines: (P,) cosines of pairs, of which quantiles are taken.
+            cosines: (P,) cosines of pairs, of which quantiles are taken; perhaps of a sample, so that quantile 1 is any cosine.
+            margin: How far they may be from the cosines that pairs are judged by: a pair at a quantile belongs to the window.
 
         Raises:
             DataError: The lower one lies above the upper one.
         """
-        low = self.low if self.low_quantile is None else float(np.quantile(cosines, self.low_quantile))
-        high = self.high if self.high_quantile is None else float(np.quantile(cosines, self.high_quantile))
+        low, high = self.low, self.high
+        if self.low_quantile is not None:
+            low = max(-1.0, float(np.quantile(cosines, self.low_quantile)) - margin) if self.low_quantile > 0 else -1.0
+        if self.high_quantile is not None:
+            high = min(1.0, float(np.quantile(cosines, self.high_quantile)) + margin) if self.high_quantile < 1 else 1.0
         if low > high:
             raise DataError(
                 f"sampler.sepp: the lower threshold {low:.4f} lies above the upper one, {high:.4f}. Give both by value, "
@@ -62,22 +66,22 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeppConfig:
+class SeppConfig(Keys):
     """Keys under ``sampler.sepp``."""
 
-    fraction: float = 0.1
+    fraction: float = number(0.1, above=0, most=1)
     """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
-    images: int | None = None
+    images: int | None = number(None, least=2)
     """Number K of images to draw, in place of ``fraction``."""
-    low: float = 0.96
+    low: float = number(0.96, least=-1, most=1)
     """Smallest cosine of a pair, inclusive (the paper's for its encoder; other priors: `solo-gps sepp sweep`)."""
-    high: float = 0.99
+    high: float = number(0.99, least=-1, most=1)
     """Largest cosine of a pair, inclusive; pairs above it are near-duplicates: counted and shown, not trained on."""
-    low_quantile: float | None = None
+    low_quantile: float | None = number(None, least=0, most=1)
     """Place ``low`` at this quantile of all pairs' cosines, for example 0.999; in place of its value."""
-    high_quantile: float | None = None
+    high_quantile: float | None = number(None, least=0, most=1)
     """Place ``high`` at this quantile of all pairs' cosines; in place of its value."""
-    per_image: int | None = None
+    per_image: int | None = number(None, least=1)
     """Most pairs that one image may be in, the most alike first; null sets no cap."""
     both: bool = False
     """Whether a pair gives two items, each image once the anchor; else one, the image of the smaller index the anchor."""
@@ -87,23 +91,18 @@ class SeppConfig:
     """window: the pairs between the thresholds; random: as many pairs drawn at random, the control."""
     equal_budget: bool = False
     """append: go through the longer set in epochs of N items, so that an epoch takes the steps that it takes without pairs."""
-    max_pairs: int = 10_000_000
+    max_pairs: int = number(10_000_000, least=1)
     """Most pairs that may be found; more is an error, before memory runs out."""
     pictures: str | None = None
     """Folder for pictures of near-duplicates; null is the folder ``sepp`` in the folder of caches."""
-    seed: int | None = None
+    seed: int | None = number(None, least=0, most=LARGEST_SEED)
     """Seed of every draw; null takes the recipe's."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction} must be above 0 and at most 1; a number of images goes in `images`.")
-        for key, least in (("images", 2), ("per_image", 1), ("max_pairs", 1)):
-            if getattr(self, key) is not None:
-                check_at_least(key, getattr(self, key), least)
+        super().__post_init__()
         self.window.check()
         check_choice("mode", self.mode, MODES)
         check_choice("select", self.select, SELECTIONS)
-        check_seed(self.seed)
 
     @property
     def window(self) -> Window:

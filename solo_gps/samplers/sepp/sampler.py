@@ -15,6 +15,7 @@ from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Exhibit, Pairs
 from solo_gps.methods import facts_of
 from solo_gps.runtime.progress import duration
+from solo_gps.runtime.store import check_whole
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.sepp import pairs as sepp_pairs
 from solo_gps.samplers.sepp.config import SeppConfig
@@ -71,6 +72,7 @@ class Sepp(Sampler):
                 "Use a method without supervision, or a labelled set."
             )
         embeddings, begun = space.embeddings, time.perf_counter()
+        check_whole(embeddings.folder)
         found = search_pairs(
             embeddings,
             self.config.window,

@@ -69,9 +69,9 @@ def search_pairs(
     array = embeddings.array
     drawn = draw_images(len(array), images, seed)
     array = array if len(drawn) == len(array) else array[drawn]
-    sampled = sample_cosines(array, seed=seed) if window.by_quantile else None
-    low, high = window.at(sampled) if sampled is not None else (window.low, window.high)
     rows = UnitRows(array, device=pick_device(search.device), memory_mib=search.memory_mib)
+    sampled = sample_cosines(array, seed=seed) if window.by_quantile else None
+    low, high = window.at(sampled, rows.margin) if sampled is not None else (window.low, window.high)
     with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:
         found = find_cosine_pairs(rows, low, high, max_pairs=max_pairs, progress=progress.update)
     if not len(found.first):

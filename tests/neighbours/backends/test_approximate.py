@@ -14,8 +14,10 @@ from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find
 from solo_gps.neighbours.backends.faiss_here import installed_faiss
+from solo_gps.neighbours.choose import choose_backend
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.neighbours.exact.recall import overlap
+from solo_gps.neighbours.exact.recall import overlap, reach_recall
+from solo_gps.neighbours.search import _open
 
 pytestmark = pytest.mark.skipif(installed_faiss().version is None, reason="FAISS is not installed")
 
@@ -113,8 +115,27 @@ def test_rows_with_too_few_are_padded_and_said(caplog):
 
 
 def test_overlap_by_hand():
-    none = np.iinfo(np.int64).max
-    assert overlap(np.array([[1, 2, none], [3, 4, 5]]), np.array([[1, 2, 3], [6, 7, 8]])) == pytest.approx(2 / 6)
+    found, exact = np.array([[1, 2, 2**31 - 1], [6, 9, 9]]), np.array([[1, 2, 3], [6, 7, 8]])  # distances
+    assert overlap(found << 32, exact << 32) == pytest.approx(3 / 6)
+
+
+def test_d2_another_point_as_near_as_the_last_true_one_is_found():
+    near, far = 1 << 32, 2 << 32
+    exact = np.array([[near + 1, near + 2], [near + 1, far + 2]])
+    assert overlap(np.array([[near + 1, near + 7], [near + 1, far + 9]]), exact) == 1
+    assert overlap(np.array([[near + 1, far + 2], [near + 1, (3 << 32) + 2]]), exact) == pytest.approx(2 / 4)
+
+
+def test_d2_on_a_grid_the_effort_is_not_raised_for_ties():
+    pytest.importorskip("faiss")
+    grid = np.stack(np.meshgrid(*[np.arange(12.0)] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+    embeddings = Embeddings(array=grid, fingerprint="grid", folder=None, space="euclidean")
+    work = _open(
+        embeddings, choose_backend(SearchConfig(backend="faiss_hnsw", effort=64), images=len(grid), columns=3, radius=None)
+    )
+    backend = choose_backend(SearchConfig(backend="faiss_hnsw", effort=64), images=len(grid), columns=3, radius=None)
+    backend.fit(work.points.search)
+    assert reach_recall(work, backend, 5)["settings"]["efSearch"] == 64
 
 
 def test_every_number_is_checked():

@@ -27,7 +27,7 @@ def test_the_yaml_groups_of_gps_and_pnn_merge():
         ({"alpha": float("nan")}, r"alpha=nan must be from 0 to 1"),
         ({"alpha_end": -0.1}, r"alpha_end=-0.1 must be from 0 to 1"),
         ({"ema": 2}, r"ema=2.0 must be from 0 to 1"),
-        ({"beta": -1}, r"beta=-1.0 must be at least 0"),
+        ({"beta": -1}, r"beta=-1.0 must be from 0 to 100"),
         ({"k": 0}, r"k=0 must be at least 1"),
         ({"queue_size": 0}, r"queue_size=0 must be at least 1"),
         ({"schedule_epochs": 0}, r"schedule_epochs=0 must be at least 1"),

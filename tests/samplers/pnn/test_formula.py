@@ -164,3 +164,16 @@ def test_schedules_are_exact_at_both_ends_and_constant_without_an_end(start, end
     assert scheduled_value(start, end, epoch=0, epochs=3, shape=shape) == start
     assert scheduled_value(start, end, epoch=3, epochs=3, shape=shape) == end
     assert scheduled_value(start, None, epoch=2, epochs=3, shape=shape) == start
+
+
+def test_d6_the_noise_is_per_coordinate_so_its_length_grows_with_the_dimensions():
+    """beta * sqrt(D) * r before the length is brought back: at D = 256 and beta = 0.1 it ends 1.36 r from the neighbour."""
+    generator = torch.Generator().manual_seed(0)
+    z, other = (torch.nn.functional.normalize(torch.randn(4000, 256, generator=generator), dim=1) for _ in range(2))
+    across = torch.nn.functional.normalize(other - (other * z).sum(1, keepdim=True) * z, dim=1)
+    cosine = 0.904
+    neighbour = cosine * z + (1 - cosine**2) ** 0.5 * across
+    r = (neighbour - z).norm(dim=1)
+    moved = pseudo_neighbour(z, neighbour, alpha=0, beta=0.1, sphere=True, generator=generator)
+    assert ((moved - neighbour).norm(dim=1) / r).mean().item() == pytest.approx(1.36, abs=0.02)
+    assert (moved * z).sum(1).mean().item() == pytest.approx(0.74, abs=0.015)

@@ -120,7 +120,7 @@ def test_a_folder_without_classes_and_a_share_of_its_images(digits, tmp_path, ca
     ("arguments", "message"),
     [
         (["nowhere"], "no such folder"),
-        (["{digits}/train/0"], "wanted images in class folders"),
+        (["{digits}/train/0"], "has no class folders"),
         (["{digits}/train", "--prior", "pixel"], "Did you mean 'pixels'"),
         (["{digits}/train", "--prior", "pixels", "sise=3"], "prior.sise: no such key"),
         (["{digits}/train", "--prior", "pixels", "sise"], "wanted KEY=VALUE"),

@@ -1,0 +1,48 @@
+"""What solo-learn makes of a recipe only after the prior is built, made once before: by its own code, and thrown away."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from omegaconf import DictConfig
+
+from solo_gps.errors import SoloGpsError, of_host
+from solo_gps.hosts.detect import Host
+from solo_gps.runtime.determinism import preserved_generators
+
+
+def rehearse(recipe: DictConfig, host: Host) -> None:
+    """Completes a copy of the recipe, and makes the crops' pipelines, the optimizer and the trainer that it asks for.
+
+    Raises:
+        HostError: solo-learn or Lightning cannot use the recipe.
+        SoloGpsError: Nor can we.
+    """
+    with preserved_generators(torch.device("cpu")), _quiet():
+        try:
+            cfg = host.complete(deepcopy(recipe))
+            host.build_transform(cfg)
+            host.build_optimizer(cfg, torch.nn.Linear(1, 1))
+            host.lightning.Trainer(**{**host.trainer_kwargs(cfg), "logger": False, "callbacks": []})
+        except SoloGpsError:
+            raise
+        except Exception as error:
+            raise of_host(error, "reading the recipe") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the trainer says of the machine, which it says again when it is made for good."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
