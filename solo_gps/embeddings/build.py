@@ -151,7 +151,7 @@ def _dimensions(images: ImageSet, encoder: Encoder) -> int:
     batch = next(loaded_batches(images, encoder, [range(1)], workers=0))
     try:
         rows = embed_batch(encoder, batch)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:  # torch's, of shapes
         raise ConfigError(

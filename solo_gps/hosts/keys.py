@@ -20,6 +20,7 @@ _LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by
 _TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint", "checkpoint.dir")
 _COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False, "log_every_n_steps": False}
 _QUEUES = ("all4one", "mocov2plus", "nnbyol", "nnclr", "nnsiam", "ressl")
+_MORE_LARGE_CROPS = ("byol", "dino", "mocov3", "simclr", "swav", "wmse")  # the others unpack two
 DEFAULT_QUEUE = 65536  # solo-learn's own
 DEFAULT_WHITENING = 256
 
@@ -92,10 +93,10 @@ def _check_crops(recipe: DictConfig, batch_size: int) -> None:
         frames.append(_known_part(values, Frame, where))
     large = sum(frame.num_crops for frame in frames if frame.crop_size == frames[0].crop_size)
     method = node_of(recipe, "method")
-    if large != 2 and method != "mae" and not (large > 2 and method == "wmse"):  # as solo-learn asserts
+    if (large < 2 and method != "mae") or (large > 2 and method not in _MORE_LARGE_CROPS):
         raise ConfigError(
-            f"augmentations: {large} large crops (of size {frames[0].crop_size}, the first pipeline's), wanted 2; only wmse "
-            "takes more. Check num_crops and crop_size."
+            f"augmentations: {large} large crops (of size {frames[0].crop_size}, the first pipeline's), wanted 2; only "
+            f"{', '.join(_MORE_LARGE_CROPS)} take more. Check num_crops and crop_size."
         )
     pixels = sum(frame.num_crops * frame.crop_size**2 for frame in frames)
     check_fits(
