@@ -53,6 +53,7 @@ class Method:
             must stay with the anchor where a queue is filled from it (nnclr, nnsiam, nnbyol, all4one) or where it is the
             student's (ressl); of W-MSE's, the later are the targets. Small crops stay with the anchor.
         remembers_items: Its memory has a slot for each item of the loader, not for each image.
+        unpacks_two: Its step unpacks two large crops, and fails on more.
         label_mask: Images of one label are each other's positives, by a mask: no other image may be one.
         pnn: Where pNN acts, or why it cannot.
     """
@@ -60,6 +61,7 @@ class Method:
     refusal: str = ""
     positive_crops: str = "second"
     remembers_items: bool = False
+    unpacks_two: bool = False
     label_mask: bool = False
     pnn: Place | str = "pNN does not know where its loss takes the positive from"
 
@@ -69,24 +71,26 @@ _RIGHT = "its positives are known to be right by their labels; a neighbour could
 _CLUSTERS = "its targets are cluster numbers looked up by image, not embeddings that a neighbour could replace"
 METHODS: dict[str, Method] = {
     # pNN, find_nn: not brought to the anchor's length, because the method itself takes the queue's rows as they are.
-    "all4one": Method(pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True)),
-    "barlow_twins": Method(pnn=Place(kind="mirror", sphere=False)),
+    "all4one": Method(unpacks_two=True, pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True)),
+    "barlow_twins": Method(unpacks_two=True, pnn=Place(kind="mirror", sphere=False)),
     "byol": Method(pnn=Place(kind="target", entry="momentum_z", has_momentum=True)),
     "deepclusterv2": Method(remembers_items=True, pnn=_CLUSTERS),
     "dino": Method(pnn=Place(kind="head", entry="pnn_bottleneck", has_momentum=True)),
     "mae": Method(refusal=_PIXELS, pnn=_PIXELS),
-    "mocov2plus": Method(pnn=Place(kind="target", entry="momentum_z", has_momentum=True, repels_queue=True)),
+    "mocov2plus": Method(unpacks_two=True, pnn=Place(kind="target", entry="momentum_z", has_momentum=True, repels_queue=True)),
     "mocov3": Method(pnn=Place(kind="target", entry="momentum_k", has_momentum=True)),
-    "nnbyol": Method(pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True)),
-    "nnclr": Method(pnn=Place(kind="find_nn", sphere=False)),
-    "nnsiam": Method(pnn=Place(kind="find_nn", sphere=False)),
-    "ressl": Method(pnn=Place(kind="target", entry="momentum_z", views=(1,), has_momentum=True, repels_queue=True)),
+    "nnbyol": Method(unpacks_two=True, pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True)),
+    "nnclr": Method(unpacks_two=True, pnn=Place(kind="find_nn", sphere=False)),
+    "nnsiam": Method(unpacks_two=True, pnn=Place(kind="find_nn", sphere=False)),
+    "ressl": Method(
+        unpacks_two=True, pnn=Place(kind="target", entry="momentum_z", views=(1,), has_momentum=True, repels_queue=True)
+    ),
     "simclr": Method(pnn=Place(kind="mirror")),
-    "simsiam": Method(pnn=Place(kind="target")),
+    "simsiam": Method(unpacks_two=True, pnn=Place(kind="target")),
     "supcon": Method(label_mask=True, pnn=_RIGHT),
     "swav": Method(pnn=Place(kind="assign")),
-    "vibcreg": Method(pnn=Place(kind="mirror", sphere=False)),
-    "vicreg": Method(pnn=Place(kind="mirror", sphere=False)),
+    "vibcreg": Method(unpacks_two=True, pnn=Place(kind="mirror", sphere=False)),
+    "vicreg": Method(unpacks_two=True, pnn=Place(kind="mirror", sphere=False)),
     "wmse": Method(positive_crops="later", pnn=Place(kind="target", sphere=False, views=(1,), two_crops=True)),
 }
 NOT_METHODS = ("base", "linear")

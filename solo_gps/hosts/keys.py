@@ -14,13 +14,13 @@ from solo_gps.config import check_number, node_of, numbers_of, parse, plain
 from solo_gps.errors import ConfigError, UnknownNameError, first_line
 from solo_gps.hosts.devices import rank_count
 from solo_gps.hosts.schema import CROP_GROUPS, DATASETS, OPTIMIZERS, SCHEDULERS, SECTIONS, Frame, MethodKwargs
+from solo_gps.methods import facts_of
 from solo_gps.runtime.machine import check_fits
 
 _LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by itself
 _TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint", "checkpoint.dir")
 _COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False, "log_every_n_steps": False}
 _QUEUES = ("all4one", "mocov2plus", "nnbyol", "nnclr", "nnsiam", "ressl")
-_MORE_LARGE_CROPS = ("byol", "dino", "mocov3", "simclr", "swav", "wmse")  # the others unpack two
 DEFAULT_QUEUE = 65536  # solo-learn's own
 DEFAULT_WHITENING = 256
 
@@ -93,10 +93,10 @@ def _check_crops(recipe: DictConfig, batch_size: int) -> None:
         frames.append(_known_part(values, Frame, where))
     large = sum(frame.num_crops for frame in frames if frame.crop_size == frames[0].crop_size)
     method = node_of(recipe, "method")
-    if (large < 2 and method != "mae") or (large > 2 and method not in _MORE_LARGE_CROPS):
+    if (large < 2 and method != "mae") or (large > 2 and facts_of(str(method)).unpacks_two):
         raise ConfigError(
-            f"augmentations: {large} large crops (of size {frames[0].crop_size}, the first pipeline's), wanted 2; only "
-            f"{', '.join(_MORE_LARGE_CROPS)} take more. Check num_crops and crop_size."
+            f"augmentations: {large} large crops (of size {frames[0].crop_size}, the first pipeline's), wanted 2 for {method}. "
+            "Check num_crops and crop_size."
         )
     pixels = sum(frame.num_crops * frame.crop_size**2 for frame in frames)
     check_fits(
