@@ -158,7 +158,7 @@ def test_a_worker_of_the_prior_that_is_killed_is_one_error_and_what_was_done_is_
     wanted = embed(digit_images, {**PRIOR, "cache_dir": str(tmp_path / "undisturbed")})
     prior = {**PRIOR, "num_workers": workers}
     parent = os.getpid()
-    said = r"^a process that reads images has ended: DataLoader worker .* lower prior.num_w"
+    said = r"^a process that reads images has ended: DataLoader worker .* lower the number of workers"
     with pytest.raises(MachineError, match=said) as error:
         embed(SlowImages(digit_images, at=100, do=lambda: os.getpid() != parent and kill_self()), prior)
     assert "\n" not in str(error.value)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from damages import damage, damages
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from solo_gps.embeddings import embed, list_caches, verify
@@ -58,6 +58,8 @@ def stopped(digit_images, tmp_path):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, 4), how=damages)
+@example(which=2, how=("grow", 0.99, ord("[")))
+@example(which=3, how=("grow", 0.99, ord("[")))
 def test_whatever_happened_to_a_build_that_did_not_end_the_next_one_is_right(stopped, which, how):
     images, root, kept, wanted = stopped
     (work,) = root.glob("*.partial")
