@@ -161,7 +161,7 @@ def _entries(journal: Path) -> Iterator[Block]:
     for line in journal.read_bytes().splitlines():
         try:
             block = Block(*json.loads(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue  # cut short by a kill
         if [type(value) for value in block] == [int, int, str, str]:
             yield block
