@@ -113,7 +113,7 @@ PRIOR = GUIDED["prior"]
         ({**GUIDED, "sampler": {"gps": {"k": "???"}}}, "sampler.gps.k: Missing mandatory value"),
         ({**GUIDED, "sampler": "${nope}"}, "sampler: Interpolation key 'nope' not found"),
         ({**GUIDED, "sampler": "???"}, "sampler: Missing mandatory value"),
-        ({**GUIDED, "prior": {"name": "array", "path": "empty.npy"}}, "empty.npy is not a plain .npy array"),
+        ({**GUIDED, "prior": {"name": "array", "path": "empty.npy"}}, "empty.npy is empty (0 bytes)"),
         ({**GUIDED, "prior": {"name": "checkpoint", "path": "empty.pth"}}, "empty.pth"),
         ({**GUIDED, "prior": {**PRIOR, "cache_dir": "recipe.yaml"}}, "recipe.yaml"),
         ({**GUIDED, "refresh": {"every": "x"}}, "refresh.every"),
