@@ -15,6 +15,11 @@ from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import at_one_point
 from solo_gps.neighbours.exact.fitting import RadiusAdvice
 
+LOOK_ALIKE = (
+    "Look at these files: 16-bit and float images decode to white unless images.scale says how, or they are converted to 8 bits; "
+    "and a downloader may have left one placeholder for many. If they do differ, take another prior."
+)
+COLLAPSED = "The network being trained has collapsed. Lower optimizer.lr, or let it refresh later (refresh.start)."
 MOST_AT_ONE_POINT = 0.9
 
 
@@ -34,9 +39,9 @@ class PriorSpace:
 
     @classmethod
     def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None) -> PriorSpace:
-        """Returns the space of embeddings that are there already."""
+        """Returns the space of embeddings that are there already: those of the network being trained."""
         space = cls(images, None, search)
-        check_apart(embeddings, images)
+        check_apart(embeddings, images, COLLAPSED)
         space.embeddings = embeddings
         return space
 
@@ -48,7 +53,7 @@ class PriorSpace:
             DataError: Nearly all images lie at one point.
         """
         embeddings = embed(self.images, self._prior)
-        check_apart(embeddings, self.images)
+        check_apart(embeddings, self.images, LOOK_ALIKE)
         return embeddings
 
     @property
@@ -80,12 +85,13 @@ class PriorSpace:
         return advise(self.embeddings, self._search, share=share)
 
 
-def check_apart(embeddings: Embeddings, images: ImageSet) -> None:
+def check_apart(embeddings: Embeddings, images: ImageSet, cause: str) -> None:
     """Refuses a space in which nearly all images lie at one point: every neighbour there is drawn by lot.
 
     Args:
         embeddings: The N images in the space.
         images: The images, for their names.
+        cause: What may be wrong, and the mend, for the user.
 
     Raises:
         DataError: They do.
@@ -96,6 +102,5 @@ def check_apart(embeddings: Embeddings, images: ImageSet) -> None:
     some = ", ".join(name_of(images, int(index)) for index in same[:3])
     raise DataError(
         f"{len(same):,} of {len(images):,} images lie at one point of the prior's space, for example {some}: it cannot tell them "
-        "apart. Look at these files: 16-bit and float images decode to white unless images.scale says how, or they are converted "
-        "to 8 bits; and a downloader may have left one placeholder for many. If they do differ, take another prior."
+        f"apart. {cause}"
     )

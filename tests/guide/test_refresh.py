@@ -143,8 +143,22 @@ def test_weights_of_another_type_see_pixels_of_that_type(precision, recipe, trai
 
 def test_embeddings_without_a_direction_name_the_refresh(recipe, train, monkeypatch):
     cfg = recipe(max_epochs=1, sampler=NEAREST, refresh={"start": 0, "every": 1})
-    monkeypatch.setattr("solo_gps.embeddings.live.LiveNetwork.embed", lambda self, batch: torch.zeros(len(batch), 4))
+
+    def embed(self, batch):
+        return torch.arange(float(len(batch)))[:, None].repeat(1, 4)
+
+    monkeypatch.setattr("solo_gps.embeddings.live.LiveNetwork.embed", embed)
     with pytest.raises(DataError, match=r"refresh before epoch 0: .* zero vector.*refresh\.space=euclidean needs no direction"):
+        train(cfg)
+
+
+def test_a_network_that_has_collapsed_is_named(recipe, train, monkeypatch):
+    cfg = recipe(max_epochs=1, sampler=NEAREST, refresh={"start": 0, "every": 1})
+    monkeypatch.setattr("solo_gps.embeddings.live.LiveNetwork.embed", lambda self, batch: torch.ones(len(batch), 4))
+    text = (
+        r"refresh before epoch 0: 48 of 48 images lie at one point.*The network being trained has collapsed\. Lower optimizer\.lr"
+    )
+    with pytest.raises(DataError, match=text):
         train(cfg)
 
 
