@@ -15,6 +15,7 @@ from solo_gps.embeddings import embed, list_caches, remove, show, verify
 from solo_gps.embeddings.store import open_cache
 from solo_gps.errors import CacheError
 from solo_gps.neighbours import find
+from solo_gps.runtime.files import seal, unseal
 from solo_gps.runtime.store import check_blocks, read_manifest
 from solo_gps.samplers.pnn.config import PnnConfig
 from solo_gps.samplers.pnn.sampler import Pnn
@@ -156,6 +157,13 @@ def test_a_cache_under_a_foreign_name_is_refused(folder: Path) -> None:
     shutil.copytree(folder, other)
     with pytest.raises(CacheError, match=f"holds the cache {folder.name}, not its own"):
         open_cache(other, space="cosine", images=12)
+
+
+def test_a_cache_of_another_format_is_refused(folder: Path, digit_images: Any) -> None:
+    values = unseal((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(seal({**values, "format": 1}))
+    with pytest.raises(CacheError, match=rf"has format 1, this solo-gps reads 2. Remove it: solo-gps cache remove {folder.name}"):
+        embed(digit_images, PRIOR)
 
 
 def test_a_foreign_file_is_named(folder: Path) -> None:
