@@ -139,11 +139,21 @@ def test_a_third_party_backend_is_found_and_held_to_its_promise(monkeypatch):
             worst = np.argsort(-distances, axis=1)[:, :count]
             return Candidates(indices=worst, reach=np.zeros(len(rows)))
 
-    known = {**registered("register_search_backends"), "farthest": Farthest}
+    class Careless(Farthest):
+        """Leaves out one of the nearest, and says so by its reach: rows look whole that are not."""
+
+        def candidates(self, rows, count):
+            distances = np.linalg.norm(self.points[rows, None] - self.points[None], axis=2)
+            order = np.argsort(distances, axis=1)
+            left_out = np.take_along_axis(distances, order[:, 3:4], axis=1)[:, 0]
+            return Candidates(indices=np.delete(order, 3, axis=1)[:, :count], reach=left_out * (1 - 1e-6))
+
+    known = {**registered("register_search_backends"), "farthest": Farthest, "careless": Careless}
     for module in ("plugins", "neighbours.choose"):
         monkeypatch.setattr(f"solo_gps.{module}.registered", lambda hook: known)
-    ours = find(embeddings(), {"backend": "farthest"}, k=5)
-    assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist()
+    for name in ("farthest", "careless"):
+        ours = find(embeddings(), {"backend": name}, k=5)
+        assert ours.indices.tolist() == find(embeddings(), {"backend": "torch"}, k=5).indices.tolist(), name
 
 
 @pytest.mark.parametrize("name", [*register_search_backends(), "auto"])
