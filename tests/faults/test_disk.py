@@ -146,6 +146,8 @@ def test_f2_folders_without_permissions_are_one_error(what, mode, digit_images):
     try:
         top.chmod(0o777)
         with as_nobody():
+            if not os.access(top, os.W_OK, effective_ids=True):
+                pytest.skip("the folder of temporary files is for its owner alone")
             made = embed(digit_images, {**PRIORS["pca"], "cache_dir": str(top / "root")})
             place["cache"] = made.folder
             place[what].chmod(mode)
