@@ -63,7 +63,7 @@ def check_validation_folder(recipe: DictConfig) -> None:
                 f"data.val_path: {first} {str(error).partition(', which')[0]}. images.scale does not reach the validation set, "
                 "which solo-learn reads by itself and cuts off at 0 and 255. Set data.val_path=null, or give it 8-bit images."
             ) from error
-        except Exception:  # noqa: BLE001, S112 - solo-learn says so, if it comes to read it
+        except Exception:  # solo-learn says so, if it comes to read it  # noqa: BLE001, S112  # nosec B112
             continue
 
 
