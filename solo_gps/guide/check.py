@@ -141,7 +141,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
-    if parse_images(node_of(recipe, "images")) != ImagesConfig():
+    if samplers:
         check_validation_folder(recipe)
 
 
