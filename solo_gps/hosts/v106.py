@@ -54,9 +54,7 @@ class Solo106:
 
         OmegaConf.set_struct(cfg, False)
         if cfg.data.get("num_workers") is None:
-            raise ConfigError(
-                "data.num_workers is missing, and solo-learn has no default for it. Set for example 4."
-            )
+            raise ConfigError("data.num_workers is missing, and solo-learn has no default for it. Set for example 4.")
         devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
         count = device_count(devices, accelerator)
         cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate
