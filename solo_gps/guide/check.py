@@ -36,7 +36,7 @@ class Asked:
         prior: The prior's keys with its defaults; ``None`` when nothing would use it.
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
-        images: What becomes of images with more than 8 bits.
+        images: What becomes of images with more than 8 bits, and whether each is decoded once.
     """
 
     samplers: dict[str, Sampler]
@@ -141,7 +141,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
     check_data_folder(recipe)
-    if parse_images(node_of(recipe, "images")) != ImagesConfig():
+    if parse_images(node_of(recipe, "images")).scale is not None:
         check_validation_folder(recipe)
 
 
