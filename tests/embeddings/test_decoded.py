@@ -293,7 +293,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_one_error_and_nothing_is_left(dig
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "pwrite", full)
-    with pytest.raises(CacheError, match="the decoded images: No space left on device. Mend the disk"):
+    with pytest.raises(CacheError, match=r"the decoded images: No space left on device\. Mend the disk"):
         kept(digits / "train", "mapped")
     assert list_caches() == []
 
