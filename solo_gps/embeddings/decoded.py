@@ -41,7 +41,7 @@ from solo_gps.embeddings.store import (
     make_root,
     read_manifest,
 )
-from solo_gps.errors import CacheError, ConfigError, UnreadableImageError, first_line
+from solo_gps.errors import CacheError, ConfigError, DataError, UnreadableImageError, first_line
 from solo_gps.interfaces import StoredImages
 from solo_gps.priors.parts.loading import batches, consecutive, worker_count
 from solo_gps.runtime import store
@@ -131,7 +131,6 @@ def keep_decoded(images: Decodable, kind: str, cache_dir: str | None = None, *, 
             "program's own reads them). Leave it out."
         )
     root, started = cache_root(cache_dir), time.monotonic()
-    make_root(root)
     try:
         pixels, where, built = (_in_memory if kind == "memory" else _mapped)(images, root, skip)
     except OSError as error:
@@ -155,14 +154,15 @@ def _made_by(images: Decodable) -> dict[str, Any]:
 
 
 def _mapped(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, bool]:
-    digests = Digests(images, root)
+    stamps, digests = images.stamps(), Digests(images, root)
     digests.read()
     data, built = digests.of_all(), False
     folder = root / fingerprint({"kind": DECODED, **_made_by(images)}, data)
     if not os.path.lexists(folder):
+        make_root(root)
         with store.locked(folder, WAITING):
             if built := not os.path.lexists(folder):
-                _build_folder(images, folder, data, skip)
+                _build_folder(images, folder, data, stamps, skip)
     return open_decoded(folder, len(images)), f"in {folder}", built
 
 
@@ -188,7 +188,7 @@ def open_decoded(folder: Path, images: int) -> Pixels:
     return Pixels(np.array(places), pixels)
 
 
-def _build_folder(images: Decodable, folder: Path, data: str, skip: bool) -> None:
+def _build_folder(images: Decodable, folder: Path, data: str, stamps: NDArray[np.int64] | None, skip: bool) -> None:
     work = folder.with_name(folder.name + PARTIAL)
     if work.is_dir():  # of a build that was killed
         shutil.rmtree(work)
@@ -204,6 +204,8 @@ def _build_folder(images: Decodable, folder: Path, data: str, skip: bool) -> Non
         first = np.lib.format.open_memmap(work / PIXELS, "w+", np.uint8, (size,)).offset
         with open(work / PIXELS, "r+b") as file:
             _decode(images, places, file, first, skip)
+        if not np.array_equal(stamps, images.stamps()):  # type: ignore[arg-type]
+            raise DataError("the images were changed while they were decoded. Run again when they are all there.")
         np.save(work / PLACES, places)
         values = {
             "format": FORMAT,
@@ -223,6 +225,7 @@ def _build_folder(images: Decodable, folder: Path, data: str, skip: bool) -> Non
 
 
 def _in_memory(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, bool]:
+    make_root(root)
     machine = BOOT.read_text()[:8] if BOOT.exists() else ""
     name = fingerprint(_made_by(images), Digests(images, root).of_listing())
     record = root / RECORDS / f"{name}-{machine}.json"

@@ -213,6 +213,7 @@ def test_embeddings_and_a_store_are_not_taken_for_each_other(digits, own_cache):
         kept(digits / "train", "mapped")
 
 
+@pytest.mark.faults
 def test_a_build_that_was_killed_is_begun_anew(digits, tmp_path):
     program = f"""
 import os
@@ -228,6 +229,31 @@ decoded.keep_decoded(host_images(ImageFolder({str(digits / "train")!r})), "mappe
     images = kept(digits / "train", "mapped")
     assert same(pixels(images), pixels(host_images(ImageFolder(digits / "train"))))
     assert [found.status for found in list_caches()] == ["whole"]
+
+
+def test_images_that_change_while_they_are_decoded_are_kept_under_no_name(digits, tmp_path, monkeypatch):
+    shutil.copytree(digits / "train", tmp_path / "train")
+    decode = module._decode
+
+    def change_first(*arguments):
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "2" / "006.png")
+        decode(*arguments)
+
+    monkeypatch.setattr(module, "_decode", change_first)
+    with pytest.raises(DataError, match="changed while they were decoded"):
+        kept(tmp_path / "train", "mapped")
+    assert list_caches() == []
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_is_used_and_none_is_made_there(digits, own_cache, tmp_path, monkeypatch):
+    expected = pixels(kept(digits / "train", "mapped"))
+    monkeypatch.setattr(Path, "mkdir", lambda path, *_, **__: pytest.fail(f"wrote {path}"))
+    assert same(pixels(kept(digits / "train", "mapped")), expected)
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    for kind in ("memory", "mapped"):
+        with pytest.raises(CacheError, match=r"cannot be made: .* Set prior\.cache_dir or SOLO_GPS_CACHE"):
+            kept(digits / "train", kind, root=str(tmp_path / "file" / "cache"))
 
 
 SHARER = """
@@ -247,6 +273,7 @@ if sys.argv[2] == "die":
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere each process has memory of its own")
+@pytest.mark.faults
 def test_processes_share_memory_and_nothing_outlives_them(digits, own_cache, monkeypatch):
     def started(word):
         command = [sys.executable, "-c", SHARER, str(digits / "train"), word]
@@ -273,6 +300,7 @@ def test_processes_share_memory_and_nothing_outlives_them(digits, own_cache, mon
 
 
 @KINDS
+@pytest.mark.faults
 def test_the_budget_is_checked_before_anything_is_allocated(kind, digits, monkeypatch):
     size = 48 * 8 * 8 * 3
     monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("began"))
