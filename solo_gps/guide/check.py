@@ -36,7 +36,7 @@ class Asked:
         prior: The prior's keys with its defaults; ``None`` when nothing would use it.
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
-        images: What becomes of images with more than 8 bits.
+        images: What becomes of images with more than 8 bits, and whether each is decoded once.
     """
 
     samplers: dict[str, Sampler]

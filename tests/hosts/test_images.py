@@ -296,6 +296,16 @@ def test_c3_an_h5_image_that_cannot_be_read_is_named(h5, recipe, train):
         train(cfg)
 
 
+@pytest.mark.parametrize("store", ["memory", "mapped"])
+def test_an_h5_file_that_is_decoded_once(h5, recipe, train, store):
+    nodes = {"max_epochs": 1, "sampler": {"gps": {"k": 3}}, "prior": {"name": "pixels"}, "data": {**H5, "train_path": str(h5)}}
+    expected, run = train(recipe(**nodes)), train(recipe(**nodes, images={"store": store}))
+    assert run.losses == expected.losses
+    for (_, crops, targets), (_, as_before, known) in zip(run.batches, expected.batches, strict=True):
+        assert (targets == known).all()
+        assert all((one == other).all() for one, other in zip(crops, as_before, strict=True))
+
+
 def test_c4_solo_learns_list_of_another_h5_file_is_an_error_at_once(h5, recipe, train, tmp_path):
     cfg = recipe(max_steps=1, sampler={"gps": {"k": 3}}, prior={"name": "pixels"}, data={**H5, "train_path": str(h5)})
     (tmp_path / "digits.txt").write_text("2/other.png 0\n")

@@ -38,9 +38,9 @@ class GpsConfig(Keys):
     choose: str = "furthest"
     """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), weighted (drawn, the nearer the likelier), or nearest."""  # noqa: E501
     temperature: float | None = number(None, above=0)
-    """With choose=weighted: an image at distance d weighs exp(-d / (temperature * m)), m the mean distance of its ball; null is 1."""
+    """With choose=weighted: an image at distance d weighs exp(-d / (temperature * m)), m the mean of its ball; null is 1."""
     keep_anchor: bool = False
-    """Whether the anchor is one of its own candidates (the authors' default), and keeps its own view if drawn; with a draw alone."""
+    """Whether the anchor is one of its own candidates (the authors' default), and keeps its own view where drawn."""
     show: str = "second"
     """Crops that show the positive: the second (of W-MSE every large one but the first), large for every large crop but the first, or all but the first, small ones too."""  # noqa: E501
     augmentation: Any = None
