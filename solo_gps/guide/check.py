@@ -206,8 +206,3 @@ def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str
         reason = sampler.refusal(str(method))
         if reason:
             raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
-    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
-        raise ConfigError(
-            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
-            "files."
-        )

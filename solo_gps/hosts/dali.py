@@ -1,0 +1,249 @@
+"""solo-learn 1.0.6's `data.format=dali`, guided: DALI reads, decodes and augments the images of each pair."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solo_gps.errors import DataError, HostError, UnreadableImageError, our_part
+from solo_gps.interfaces import Pairs, StoredImages
+
+DRAW_ORDER, DRAW_CROPS = 61, 62
+"""Streams of random numbers of their own: the order of an epoch's items, and what DALI draws for the crops of a rank."""
+READ_AHEAD = 4
+"""Batches that DALI may have in the making; an error is about an image of one of them."""
+DEVICE_PADDING, HOST_PADDING = 211025920, 140544512
+"""Bytes that solo-learn has DALI's decoder on a GPU set aside, so that it need not grow in the middle of an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a data module is to show.
+
+    Attributes:
+        dataset: The training set, of M items of N ``images``; where it is guided, ``from_positive`` says for each crop whether
+            it shows the positive.
+        pairs: Draws the pairs of the epoch about to start; returns its number, and them.
+        seed: The recipe's.
+    """
+
+    dataset: Any
+    pairs: Callable[[], tuple[int, Pairs]]
+    seed: int
+
+
+@contextmanager
+def guided_module(shown_by: Callable[[Any], Shown]) -> Iterator[None]:
+    """Has solo-learn's data module for DALI show pairs, for as long as the context lasts.
+
+    Its class's attributes are replaced, since programs import the class by its name.
+
+    Args:
+        shown_by: From a data module that was just built to what it is to show.
+    """
+    from solo.data.dali_dataloader import PretrainDALIDataModule as Module
+
+    build = Module.__init__
+    shown: dict[int, tuple[Any, Shown]] = {}  # with the module, so that no other gets its id
+
+    def init(module: Any, *args: Any, **kwargs: Any) -> None:
+        build(module, *args, **kwargs)
+        shown[id(module)] = module, shown_by(module)
+
+    def setup(module: Any, stage: str | None = None) -> None:
+        with our_part("building DALI's pipeline"):
+            if id(module) not in shown:
+                raise HostError(
+                    "a PretrainDALIDataModule that was built before the plugin was switched on would show plain images. Build "
+                    "it while the plugin is switched on."
+                )
+            if vars(module).get("val_dataloader", bool)() is None:
+                del module.val_dataloader  # solo-learn's way to say that there is none, which Lightning 2 refuses
+            module.train_loader = DaliLoader(shown[id(module)][1], module)
+
+    with patch.object(Module, "__init__", init), patch.object(Module, "setup", setup):
+        yield
+
+
+class Feed:
+    """Tells DALI the images of the next batch, by the names of their files: it calls for them some batches ahead.
+
+    Args:
+        images: N images.
+        places: For each name of a batch's images that DALI asks for, 0 where it is the anchor's and 1 where the positive's.
+    """
+
+    def __init__(self, images: StoredImages) -> None:
+        self._images = images
+        labels = images.labels
+        self._targets = np.full(len(images), -1) if labels is None else labels
+        self._batches: Iterator[NDArray[np.intp]] = iter(())
+        self._pairs: Pairs | None = None
+        self._asked: deque[NDArray[np.integer]] = deque(maxlen=READ_AHEAD)
+
+    def begin(self, batches: NDArray[np.intp], pairs: Pairs) -> None:
+        """Starts an epoch.
+
+        Args:
+            batches: (S, B) items.
+            pairs: Of the M items.
+        """
+        self._batches, self._pairs = iter(batches), pairs
+
+    def stop(self) -> None:
+        """Ends the epoch, wherever it stands."""
+        self._batches = iter(())
+
+    def __call__(self) -> tuple[Any, ...]:
+        """Returns the names of the anchors' and of the positives' files, the items, and the anchors' targets of a batch.
+
+        Raises:
+            StopIteration: The epoch is over.
+        """
+        items = next(self._batches)
+        assert self._pairs is not None, "begin() comes first"
+        anchors, positives = self._pairs.anchors[items], self._pairs.positives[items]
+        self._asked.append(np.concatenate([anchors, positives]))
+        return self._names(anchors), self._names(positives), items.astype(np.int64), self._targets[anchors].astype(np.int64)
+
+    def _names(self, rows: NDArray[np.integer]) -> list[NDArray[np.uint8]]:
+        place, names = self._images.place, self._images.names
+        return [np.frombuffer(os.fsencode(f"{place}/{names[row]}"), np.uint8) for row in rows.tolist()]
+
+    def check_asked(self) -> None:
+        """Reads the images of the batches in the making, to name the one that cannot be read.
+
+        Raises:
+            UnreadableImageError: The first such image.
+        """
+        for row in dict.fromkeys(np.concatenate([*self._asked, np.zeros(0, np.int64)]).astype(int).tolist()):
+            self._images.image(row)
+
+
+class DaliLoader:
+    """A loader of guided pairs, with ``items, crops, targets`` as batches: each epoch whole, and in an order of its own.
+
+    Args:
+        shown: What it shows.
+        module: solo-learn's data module, whose trainer is set.
+    """
+
+    def __init__(self, shown: Shown, module: Any) -> None:
+        trainer = module.trainer
+        self.dataset, self.batch_size = shown.dataset, module.batch_size
+        self._shown, self._rank, self._world = shown, trainer.global_rank, trainer.world_size
+        if not len(self):
+            raise DataError(
+                f"the training set has {len(self.dataset)} items, {len(self.dataset) // self._world} for each of {self._world} "
+                f"devices, but optimizer.batch_size={self.batch_size}: not one whole batch. Lower it."
+            )
+        self._feed = Feed(shown.dataset.images)
+        self._epoch: object = None
+        seed = np.random.SeedSequence([shown.seed, DRAW_CROPS, self._rank]).generate_state(1)[0] % 2**31
+        crops = [part.transform for part in module.transforms.transforms for _ in range(part.num_crops)]
+        self._dali = _iterator(
+            self._feed,
+            list(zip(crops, getattr(shown.dataset, "from_positive", [False] * len(crops)), strict=True)),
+            on_gpu=module.dali_device == "gpu",
+            batch_size=module.batch_size,
+            num_threads=max(1, module.num_workers),
+            device_id=trainer.local_rank if module.dali_device == "gpu" else None,
+            seed=int(seed),
+        )
+
+    def __len__(self) -> int:
+        """Batches of an epoch: as many on every rank."""
+        return len(self.dataset) // self._world // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Draws the pairs of an epoch, and returns its batches; those of an earlier iterator end."""
+        if self._epoch is not None:
+            self._feed.stop()
+            for _ in self._rest():
+                pass
+        number, pairs = self._shown.pairs()
+        self._feed.begin(self._batches(number), pairs)
+        if self._epoch is not None:
+            self._dali.reset()
+        self._epoch = object()
+        return self._batches_of(self._epoch)
+
+    def _batches(self, epoch: int) -> NDArray[np.intp]:
+        """(S, B) items of this rank: a pure function of seed and epoch, no item twice on any rank."""
+        items = len(self.dataset)
+        order = np.random.default_rng([self._shown.seed, DRAW_ORDER, epoch]).permutation(items)
+        own = order[self._rank * (items // self._world) :][: len(self) * self.batch_size]
+        return own.reshape(len(self), self.batch_size)
+
+    def _batches_of(self, epoch: object) -> Iterator[list[Any]]:
+        batches = self._rest()
+        while self._epoch is epoch and (batch := next(batches, None)) is not None:
+            yield batch
+
+    def _rest(self) -> Iterator[list[Any]]:
+        while True:
+            try:
+                (batch,) = next(self._dali)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise self._judged(error) from error
+            *crops, items, targets = batch.values()
+            yield [items, crops, targets]
+
+    def _judged(self, error: RuntimeError) -> Exception:
+        try:
+            self._feed.check_asked()
+        except UnreadableImageError as unreadable:
+            return unreadable
+        said = next((line.strip() for line in str(error).splitlines() if "rror" in line), "") or str(error)
+        return HostError(f"DALI ended while it made a batch: {said} data.format=image_folder reads the same files without DALI.")
+
+
+def _iterator(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], *, on_gpu: bool, **arguments: Any) -> Any:
+    from nvidia.dali import pipeline_def
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+    @pipeline_def(enable_conditionals=True, **arguments)  # solo-learn's transforms have conditions
+    def pipeline() -> Any:
+        return _graph(feed, crops, on_gpu)
+
+    built = pipeline()
+    built.build()
+    names = [*(f"crop{number}" for number in range(len(crops))), "items", "targets"]
+    # PARTIAL and no size: the feed says where an epoch ends. Nothing is prepared before the epoch is known.
+    return DALIGenericIterator(
+        [built], names, auto_reset=False, last_batch_policy=LastBatchPolicy.PARTIAL, prepare_first_batch=False
+    )
+
+
+def _graph(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], on_gpu: bool) -> tuple[Any, ...]:
+    """DALI compiles this, with its conditions: it must stay plain."""
+    from nvidia.dali import fn, types
+
+    anchors, positives, items, targets = fn.external_source(
+        feed,
+        num_outputs=4,
+        dtype=[types.UINT8, types.UINT8, types.INT64, types.INT64],
+        ndim=[1, 1, 0, 0],
+    )
+    decoding = {"device": "mixed" if on_gpu else "cpu", "output_type": types.RGB}
+    if on_gpu:
+        decoding.update(device_memory_padding=DEVICE_PADDING, host_memory_padding=HOST_PADDING)
+    images = [fn.decoders.image(fn.io.file.read(names), **decoding) for names in (anchors, positives)]
+    return (*[crop(images[positive]) for crop, positive in crops], items, targets)
+
+
+def reads_by_dali(recipe: Any) -> bool:
+    """Whether a recipe has its training images read by DALI."""
+    from omegaconf import OmegaConf
+
+    return bool(OmegaConf.select(recipe, "data.format") == "dali")
