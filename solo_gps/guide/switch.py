@@ -17,7 +17,8 @@ from solo_gps.guide.method import guided_method, is_guided
 from solo_gps.guide.programs import registries
 from solo_gps.guide.run import GuidedRun
 from solo_gps.guide.trainer_callback import trainer_callback
-from solo_gps.hosts.dali import guided_module, reads_by_dali
+from solo_gps.hosts.dali import guided_module
+from solo_gps.hosts.data_folder import reads_by_dali
 from solo_gps.hosts.detect import Host, detect_host
 from solo_gps.hosts.rehearsal import rehearse
 from solo_gps.plugins import wrapped

@@ -7,14 +7,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.errors import DataError, HostError, UnreadableImageError, our_part
-from solo_gps.interfaces import Pairs, StoredImages
+from solo_gps.config import node_of
+from solo_gps.errors import ConfigError, HostError, UnreadableImageError, brief, our_part
+from solo_gps.interfaces import ImageSet, Pairs, StoredImages
 
 DRAW_ORDER, DRAW_CROPS = 61, 62
 """Streams of random numbers of their own: the order of an epoch's items, and what DALI draws for the crops of a rank."""
@@ -22,6 +26,93 @@ READ_AHEAD = 4
 """Batches that DALI may have in the making; an error is about an image of one of them."""
 DEVICE_PADDING, HOST_PADDING = 211025920, 140544512
 """Bytes that solo-learn has DALI's decoder on a GPU set aside, so that it need not grow in the middle of an epoch."""
+
+
+INSTALL = "pip install 'nvidia-dali-cuda120>=1.53'"
+INSTEAD = "set data.format=image_folder, for the same files"
+
+
+def check_dali(recipe: DictConfig) -> None:
+    """Checks what can be judged without an import of torch, solo-learn or DALI.
+
+    Raises:
+        ConfigError: Images cannot be read by DALI here, or the recipe has keys that DALI cannot do.
+    """
+    solo = find_spec("solo")
+    if not any(Path(place, "data", "dali_dataloader.py").is_file() for place in (solo and solo.submodule_search_locations) or ()):
+        raise ConfigError(f"data.format='dali' is read by solo-learn 1.0.6 alone; {INSTEAD}.")
+    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
+        raise ConfigError(f"data.format='dali': NVIDIA DALI is not installed. Run {INSTALL}, or {INSTEAD}.")
+    device = OmegaConf.select(recipe, "dali.device", default="gpu")
+    if device not in ("gpu", "cpu"):
+        raise ConfigError(f"dali.device={device!r}: wanted gpu or cpu.")
+    for place, crop in enumerate(node_of(recipe, "augmentations") or ()):
+        if OmegaConf.select(crop, "equalization.prob"):
+            raise ConfigError(
+                f"augmentations[{place}].equalization.prob={crop.equalization.prob}: DALI cannot equalize. Set it to 0, or "
+                f"{INSTEAD}."
+            )
+
+
+def check_dali_runs(recipe: DictConfig) -> None:
+    """Imports DALI, and looks for its device.
+
+    Raises:
+        ConfigError: DALI is too old, cannot be imported, or has no GPU.
+    """
+    import torch
+
+    try:
+        import nvidia.dali
+        from nvidia.dali import fn
+    except ImportError as error:
+        raise ConfigError(
+            f"data.format='dali': NVIDIA DALI cannot be imported: {brief(error)}. Mend it, or {INSTEAD}."
+        ) from error
+    if getattr(getattr(getattr(fn, "io", None), "file", None), "read", None) is None:
+        raise ConfigError(
+            f"data.format='dali': NVIDIA DALI {nvidia.dali.__version__} cannot read a file by its name, which guided pairs need; "
+            f"1.41 and later can. Run {INSTALL}, or {INSTEAD}."
+        )
+    if OmegaConf.select(recipe, "dali.device", default="gpu") == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("dali.device='gpu' (the default), but torch finds no CUDA device. Type ++dali.device=cpu.")
+
+
+def check_files(images: ImageSet) -> None:
+    """Raises :class:`ConfigError` where images are no files, as those that a plugin reads may be."""
+    if not isinstance(images, StoredImages) or images.place is None:
+        raise ConfigError(f"data.format='dali': these images are read by a plugin, and DALI would read past it; {INSTEAD}.")
+
+
+def data_module(cfg: DictConfig, val_loader: Any) -> Any:
+    """Returns solo-learn's data module for a completed recipe, as its own program builds it.
+
+    Args:
+        cfg: Completed recipe.
+        val_loader: What validates, or ``None``.
+    """
+    check_dali(cfg)
+    from solo.data.dali_dataloader import PretrainDALIDataModule, build_transform_pipeline_dali
+    from solo.data.pretrain_dataloader import prepare_n_crop_transform
+
+    device = cfg.dali.device
+    pipelines = [build_transform_pipeline_dali(cfg.data.dataset, crops, dali_device=device) for crops in cfg.augmentations]
+    module = PretrainDALIDataModule(
+        dataset=cfg.data.dataset,
+        train_data_path=cfg.data.train_path,
+        transforms=prepare_n_crop_transform(pipelines, [crops.num_crops for crops in cfg.augmentations]),
+        num_large_crops=cfg.data.num_large_crops,
+        num_small_crops=cfg.data.num_small_crops,
+        num_workers=cfg.data.num_workers,
+        batch_size=cfg.optimizer.batch_size,
+        no_labels=cfg.data.no_labels,
+        data_fraction=cfg.data.fraction,
+        dali_device=device,
+        encode_indexes_into_labels=cfg.dali.encode_indexes_into_labels,
+    )
+    if val_loader is not None:
+        module.val_dataloader = lambda: val_loader
+    return module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +169,6 @@ class Feed:
 
     Args:
         images: N images.
-        places: For each name of a batch's images that DALI asks for, 0 where it is the anchor's and 1 where the positive's.
     """
 
     def __init__(self, images: StoredImages) -> None:
@@ -140,22 +230,18 @@ class DaliLoader:
         trainer = module.trainer
         self.dataset, self.batch_size = shown.dataset, module.batch_size
         self._shown, self._rank, self._world = shown, trainer.global_rank, trainer.world_size
-        if not len(self):
-            raise DataError(
-                f"the training set has {len(self.dataset)} items, {len(self.dataset) // self._world} for each of {self._world} "
-                f"devices, but optimizer.batch_size={self.batch_size}: not one whole batch. Lower it."
-            )
         self._feed = Feed(shown.dataset.images)
         self._epoch: object = None
         seed = np.random.SeedSequence([shown.seed, DRAW_CROPS, self._rank]).generate_state(1)[0] % 2**31
+        on_gpu, device = module.dali_device == "gpu", trainer.strategy.root_device
         crops = [part.transform for part in module.transforms.transforms for _ in range(part.num_crops)]
         self._dali = _iterator(
             self._feed,
             list(zip(crops, getattr(shown.dataset, "from_positive", [False] * len(crops)), strict=True)),
-            on_gpu=module.dali_device == "gpu",
+            on_gpu=on_gpu,
             batch_size=module.batch_size,
             num_threads=max(1, module.num_workers),
-            device_id=trainer.local_rank if module.dali_device == "gpu" else None,
+            device_id=(device.index if device.type == "cuda" else trainer.local_rank) if on_gpu else None,
             seed=int(seed),
         )
 
@@ -204,8 +290,13 @@ class DaliLoader:
             self._feed.check_asked()
         except UnreadableImageError as unreadable:
             return unreadable
-        said = next((line.strip() for line in str(error).splitlines() if "rror" in line), "") or str(error)
-        return HostError(f"DALI ended while it made a batch: {said} data.format=image_folder reads the same files without DALI.")
+        return _of_dali(error, "making a batch")
+
+
+def _of_dali(error: RuntimeError, doing: str) -> HostError:
+    """What DALI says of an error of its own, in one line: the one after its traceback of the graph's definition."""
+    *_, said = str(error).rpartition("encountered:")
+    return HostError(f"DALI ended while {doing}: {said.strip().splitlines()[0]} Mend it, or {INSTEAD}.")
 
 
 def _iterator(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], *, on_gpu: bool, **arguments: Any) -> Any:
@@ -216,8 +307,11 @@ def _iterator(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], *,
     def pipeline() -> Any:
         return _graph(feed, crops, on_gpu)
 
-    built = pipeline()
-    built.build()
+    try:
+        built = pipeline()
+        built.build()
+    except RuntimeError as error:
+        raise _of_dali(error, "building its pipeline") from error
     names = [*(f"crop{number}" for number in range(len(crops))), "items", "targets"]
     # PARTIAL and no size: the feed says where an epoch ends. Nothing is prepared before the epoch is known.
     return DALIGenericIterator(
@@ -240,10 +334,3 @@ def _graph(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], on_gp
         decoding.update(device_memory_padding=DEVICE_PADDING, host_memory_padding=HOST_PADDING)
     images = [fn.decoders.image(fn.io.file.read(names), **decoding) for names in (anchors, positives)]
     return (*[crop(images[positive]) for crop, positive in crops], items, targets)
-
-
-def reads_by_dali(recipe: Any) -> bool:
-    """Whether a recipe has its training images read by DALI."""
-    from omegaconf import OmegaConf
-
-    return bool(OmegaConf.select(recipe, "data.format") == "dali")
