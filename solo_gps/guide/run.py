@@ -22,7 +22,7 @@ from solo_gps.guide.pairing import Pairing, plain_pairs
 from solo_gps.guide.receipt import Receipt, receipt_folder, write_receipt
 from solo_gps.guide.record import KEY, record_of, run_suffix, table_digest, write_into
 from solo_gps.guide.refresh import Refresh
-from solo_gps.hosts.dali import Shown, check_files
+from solo_gps.hosts.dali import Shown, check_reads
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
 from solo_gps.hosts.images import can_read, check_decoding, host_images
@@ -149,7 +149,7 @@ class GuidedRun:
     def _images_of(self, dataset: Any) -> ImageSet:
         images = host_images(dataset, self.asked.images)
         if reads_by_dali(self.cfg):
-            check_files(images)
+            check_reads(images)
         check_decoding(images)
         return images
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.config import node_of
-from solo_gps.errors import ConfigError, HostError, UnreadableImageError, brief, our_part
+from solo_gps.errors import ConfigError, HostError, brief, our_part
 from solo_gps.interfaces import ImageSet, Pairs, StoredImages
 
 DRAW_ORDER, DRAW_CROPS = 61, 62
@@ -78,10 +78,19 @@ def check_dali_runs(recipe: DictConfig) -> None:
         raise ConfigError("dali.device='gpu' (the default), but torch finds no CUDA device. Type ++dali.device=cpu.")
 
 
-def check_files(images: ImageSet) -> None:
-    """Raises :class:`ConfigError` where images are no files, as those that a plugin reads may be."""
+def check_reads(images: ImageSet) -> None:
+    """Has DALI read one image, so that what it lacks is an error before any long work.
+
+    Raises:
+        ConfigError: These images are no files, as those that a plugin reads may be.
+        HostError: DALI cannot read.
+        UnreadableImageError: Nor can we.
+    """
     if not isinstance(images, StoredImages) or images.place is None:
         raise ConfigError(f"data.format='dali': these images are read by a plugin, and DALI would read past it; {INSTEAD}.")
+    feed, none = Feed(images), np.zeros((1, 1), np.intp)
+    feed.begin(none, Pairs(anchors=none[0], positives=none[0]))
+    _next(_iterator(feed, [(_as_it_is, False)], on_gpu=False, batch_size=1, num_threads=1, device_id=None), feed)
 
 
 def data_module(cfg: DictConfig, val_loader: Any) -> Any:
@@ -275,22 +284,25 @@ class DaliLoader:
             yield batch
 
     def _rest(self) -> Iterator[list[Any]]:
-        while True:
-            try:
-                (batch,) = next(self._dali)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                raise self._judged(error) from error
+        while (batch := _next(self._dali, self._feed)) is not None:
             *crops, items, targets = batch.values()
             yield [items, crops, targets]
 
-    def _judged(self, error: RuntimeError) -> Exception:
-        try:
-            self._feed.check_asked()
-        except UnreadableImageError as unreadable:
-            return unreadable
-        return _of_dali(error, "making a batch")
+
+def _next(iterator: Any, feed: Feed) -> dict[str, Any] | None:
+    """The next batch of DALI's, ``None`` at the end of an epoch."""
+    try:
+        (batch,) = next(iterator)
+    except StopIteration:
+        return None
+    except RuntimeError as error:
+        feed.check_asked()
+        raise _of_dali(error, "making a batch") from error
+    return batch
+
+
+def _as_it_is(image: Any) -> Any:
+    return image
 
 
 def _of_dali(error: RuntimeError, doing: str) -> HostError:
