@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
@@ -149,7 +150,7 @@ class GuidedRun:
     def _images_of(self, dataset: Any) -> ImageSet:
         images = host_images(dataset, self.asked.images)
         if reads_by_dali(self.cfg):
-            check_reads(images)
+            check_reads(images, np.zeros(1, np.int64))
         check_decoding(images)
         return images
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.config import node_of
-from solo_gps.errors import ConfigError, HostError, brief, our_part
+from solo_gps.errors import ConfigError, DataError, HostError, brief, our_part
 from solo_gps.interfaces import ImageSet, Pairs, StoredImages
 
 DRAW_ORDER, DRAW_CROPS = 61, 62
@@ -78,19 +78,30 @@ def check_dali_runs(recipe: DictConfig) -> None:
         raise ConfigError("dali.device='gpu' (the default), but torch finds no CUDA device. Type ++dali.device=cpu.")
 
 
-def check_reads(images: ImageSet) -> None:
-    """Has DALI read one image, so that what it lacks is an error before any long work.
+def check_reads(images: ImageSet, rows: NDArray[np.integer]) -> None:
+    """Has DALI read images one by one: the first, to know before any long work what DALI lacks; some, to find the broken one.
+
+    Args:
+        images: N images.
+        rows: (R,) which of them.
 
     Raises:
         ConfigError: These images are no files, as those that a plugin reads may be.
-        HostError: DALI cannot read.
-        UnreadableImageError: Nor can we.
+        DataError: DALI cannot read one of them.
+        HostError: DALI reads none.
     """
     if not isinstance(images, StoredImages) or images.place is None:
         raise ConfigError(f"data.format='dali': these images are read by a plugin, and DALI would read past it; {INSTEAD}.")
-    feed, none = Feed(images), np.zeros((1, 1), np.intp)
-    feed.begin(none, Pairs(anchors=none[0], positives=none[0]))
-    _next(_iterator(feed, [(_as_it_is, False)], on_gpu=False, batch_size=1, num_threads=1, device_id=None), feed)
+    feed = Feed(images)
+    feed.begin(np.arange(len(rows)).reshape(-1, 1), Pairs(anchors=rows, positives=rows))
+    one_by_one = {"batch_size": 1, "num_threads": 1, "prefetch_queue_depth": 1}
+    iterator = _iterator(feed, [(_as_it_is, False)], on_gpu=False, device_id=None, **one_by_one)
+    for row in rows:
+        try:
+            next(iterator)
+        except RuntimeError as error:
+            file = f"{images.place}/{images.names[row]}"
+            raise DataError(f"{file} cannot be read by DALI: {_said(error)}. Mend or remove it, or {INSTEAD}.") from error
 
 
 def data_module(cfg: DictConfig, val_loader: Any) -> Any:
@@ -217,14 +228,10 @@ class Feed:
         place, names = self._images.place, self._images.names
         return [np.frombuffer(os.fsencode(f"{place}/{names[row]}"), np.uint8) for row in rows.tolist()]
 
-    def check_asked(self) -> None:
-        """Reads the images of the batches in the making, to name the one that cannot be read.
-
-        Raises:
-            UnreadableImageError: The first such image.
-        """
-        for row in dict.fromkeys(np.concatenate([*self._asked, np.zeros(0, np.int64)]).astype(int).tolist()):
-            self._images.image(row)
+    @property
+    def asked(self) -> NDArray[np.integer]:
+        """The images of the batches that DALI may have in the making, each once."""
+        return np.unique(np.concatenate(list(self._asked)))
 
 
 class DaliLoader:
@@ -284,31 +291,26 @@ class DaliLoader:
             yield batch
 
     def _rest(self) -> Iterator[list[Any]]:
-        while (batch := _next(self._dali, self._feed)) is not None:
+        while True:
+            try:
+                (batch,) = next(self._dali)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                check_reads(self.dataset.images, self._feed.asked)
+                raise HostError(f"DALI ended while making a batch: {_said(error)}. Mend it, or {INSTEAD}.") from error
             *crops, items, targets = batch.values()
             yield [items, crops, targets]
-
-
-def _next(iterator: Any, feed: Feed) -> dict[str, Any] | None:
-    """The next batch of DALI's, ``None`` at the end of an epoch."""
-    try:
-        (batch,) = next(iterator)
-    except StopIteration:
-        return None
-    except RuntimeError as error:
-        feed.check_asked()
-        raise _of_dali(error, "making a batch") from error
-    return batch
 
 
 def _as_it_is(image: Any) -> Any:
     return image
 
 
-def _of_dali(error: RuntimeError, doing: str) -> HostError:
-    """What DALI says of an error of its own, in one line: the one after its traceback of the graph's definition."""
+def _said(error: RuntimeError) -> str:
+    """What DALI says of an error, in one line: the one after its traceback of the graph's definition."""
     *_, said = str(error).rpartition("encountered:")
-    return HostError(f"DALI ended while {doing}: {said.strip().splitlines()[0]} Mend it, or {INSTEAD}.")
+    return said.strip().splitlines()[0].rstrip(".")
 
 
 def _iterator(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], *, on_gpu: bool, **arguments: Any) -> Any:
@@ -323,7 +325,7 @@ def _iterator(feed: Feed, crops: Sequence[tuple[Callable[[Any], Any], bool]], *,
         built = pipeline()
         built.build()
     except RuntimeError as error:
-        raise _of_dali(error, "building its pipeline") from error
+        raise HostError(f"DALI ended while building its pipeline: {_said(error)}. Mend it, or {INSTEAD}.") from error
     names = [*(f"crop{number}" for number in range(len(crops))), "items", "targets"]
     # PARTIAL and no size: the feed says where an epoch ends. Nothing is prepared before the epoch is known.
     return DALIGenericIterator(

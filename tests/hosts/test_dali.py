@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 import solo_gps
 from solo_gps import hookimpl, plugins
 from solo_gps.commands.pretrain import pretrain
-from solo_gps.errors import ConfigError, DataError, HostError, UnreadableImageError
+from solo_gps.errors import ConfigError, DataError, HostError
 from solo_gps.guide.refresh import normalisation
 from solo_gps.hosts import dali
 from solo_gps.hosts.detect import detect_host
@@ -275,7 +275,7 @@ def test_an_image_that_cannot_be_read_is_named(of_dali, images, tmp_path):
     with solo_gps.activate(cfg):
         loader = loader_of(cfg)
         (bad / "1" / "7.png").write_bytes((bad / "1" / "7.png").read_bytes()[:60])
-        with pytest.raises(UnreadableImageError, match=r"1/7\.png cannot be read"):
+        with pytest.raises(DataError, match=r"/bad/1/7\.png cannot be read by DALI: .*data\.format=image_folder"):
             list(loader)
 
 
@@ -384,7 +384,7 @@ def test_images_that_cannot_be_read_end_the_program_with_one_line(first, dali_pr
     dali_programs.recipe(f"{dali_programs.text}sampler: {{pnn: {{beta: 0.0}}}}\n")
     _, printed = dali_programs.run(PROGRAM, f"data.train_path={folder.parent}", fails=True)
     assert f"{folder.parent}/0/" in printed
-    assert ".png cannot be read" in printed
+    assert ".png cannot be read by DALI" in printed
     assert "Traceback" not in printed
 
 
