@@ -106,7 +106,7 @@ class Pairing:
     def pairs(self, epoch: int) -> Pairs:
         """Returns the items of an epoch: a pure function of tables, seed and epoch."""
         assert self.images is not None, "prepare() comes first"
-        pairs = _plain_pairs(len(self.images))
+        pairs = plain_pairs(len(self.images))
         for name, sampler in self._samplers.items():
             if name not in self._without_table:
                 pairs = sampler.pairs(pairs, epoch)
@@ -239,8 +239,8 @@ class Pairing:
                 plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
 
 
-def _plain_pairs(images: int) -> Pairs:
-    """Every image with itself."""
+def plain_pairs(images: int) -> Pairs:
+    """Returns every image as the positive of itself."""
     plain = np.arange(images, dtype=np.int32)
     return Pairs(anchors=plain, positives=plain)
 
@@ -271,6 +271,6 @@ def _judged(sampler: Sampler, table: NeighbourTable, labels: NDArray[np.int64] |
     if labels is None or np.isnan(purity := table_purity(table, labels)):
         return ""
     text = f"; {100 * purity:.1f} % of all neighbours have the anchor's label"
-    chosen = sampler.pairs(_plain_pairs(len(labels)), epoch)
+    chosen = sampler.pairs(plain_pairs(len(labels)), epoch)
     _, purity = pair_purity(chosen.anchors, chosen.positives, labels)
     return text if np.isnan(purity) else f"{text}, and {100 * purity:.1f} % of the positives chosen among them"

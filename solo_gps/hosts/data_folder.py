@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from solo_gps.config import node_of
 from solo_gps.errors import DataError, UnreadableImageError, printable
 from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.hosts.devices import rank_count
@@ -77,6 +78,12 @@ def _check_validation_image(file: Path) -> None:
         ) from error
     except Exception as error:  # a damaged file brings out errors of any type
         raise UnreadableImageError(f"data.val_path: {printable(file)}", error) from error
+
+
+def reads_by_dali(recipe: DictConfig) -> bool:
+    """Whether a recipe has its training images read by DALI."""
+    data = node_of(recipe, "data")
+    return isinstance(data, DictConfig) and data.get("format") == "dali"
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
@@ -184,15 +191,17 @@ _CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
 def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
     """Raises :class:`DataError` when no rank would get one whole batch of the training set: the host drops incomplete ones.
 
-    Lightning deals the items to the ranks, and fills up so that all have as many; a batch is one rank's.
+    Lightning deals the items to the ranks, and fills up so that all have as many; DALI leaves over what is no whole share. A
+    batch is one rank's.
 
     Args:
         recipe: The whole recipe, completed or not.
         images: Number of training images.
         batch_size: Of one rank.
     """
-    ranks = 1 if recipe.get("use_distributed_sampler") is False else rank_count(recipe)
-    share = -(-images // ranks)
+    by_dali = reads_by_dali(recipe)
+    ranks = 1 if recipe.get("use_distributed_sampler") is False and not by_dali else rank_count(recipe)
+    share = images // ranks if by_dali else -(-images // ranks)
     if share < batch_size:
         each = "" if ranks == 1 else f", {share} for each of {ranks} devices"
         mend = f"Set optimizer.batch_size to at most {share}." if share else "Check data.train_path and data.fraction."

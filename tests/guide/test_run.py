@@ -87,7 +87,6 @@ def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
         ({"prior": PIXELS}, ConfigError, r"prior without a sampler: .*Add \+sampler=gps"),
         ({"search": {"backend": "torch"}}, ConfigError, r"search without a sampler"),
         ({"prior": PIXELS, "refresh": {"every": 1}}, ConfigError, r"prior and refresh without a sampler"),
-        ({"sampler": GPS, "data": {"format": "dali"}}, ConfigError, r"data\.format='dali'"),
         ({"sampler": GPS, "data": {"train_path": "nowhere/at/all"}}, DataError, r"no such folder"),
         ({"sampler": GPS, "data": {"train_path": 2024}}, ConfigError, r"data\.train_path=2024: wanted a text"),
         ({"sampler": GPS, "data": {"fraction": "abc"}}, ConfigError, r"data\.fraction: Value 'abc'.* could not be converted"),
