@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
@@ -232,7 +233,7 @@ def _files(
         dataset,
         labels,
         [(path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)).replace(os.sep, "/") for path in paths],
-        lambda index: Path(paths[index]).read_bytes(),
+        partial(_bytes_of, paths),
         place=os.path.realpath(dataset.root),
         files=paths,
         unsorted=None
@@ -240,6 +241,10 @@ def _files(
         else "solo-learn has its files in the file system's order, or shuffled by data.fraction",
         opened=opened,
     )
+
+
+def _bytes_of(paths: Sequence[str], index: int) -> bytes:
+    return Path(paths[index]).read_bytes()
 
 
 def _arrays(labels: str) -> Callable[[Any], ImageSet]:
