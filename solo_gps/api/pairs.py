@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class GuidedPairs(Dataset):
     def __init__(self, images: Any, transform: View | Sequence[View], positives: Positives) -> None:
         if not isinstance(positives, Positives):
             raise ConfigError(f"positives: wanted what solo_gps.positives() returns, got {type(positives).__name__}.")
-        views = [transform, transform] if callable(transform) else list(transform)
+        views = [transform, transform] if callable(transform) else list(transform) if isinstance(transform, Sequence) else []
         if len(views) != 2 or not all(map(callable, views)):
             raise ConfigError(f"transform: wanted a function from a picture to a view, or two of them, got {transform!r}.")
         self._positives: Positives | None = positives
@@ -79,19 +80,26 @@ class GuidedPairs(Dataset):
 
 def _images(brought: Any, positives: Positives) -> ImageSet:
     """The images to show; those of the positives where the same were brought."""
-    if positives.same_images(brought):
+    if _same(brought, positives.brought):
         return positives.images
     theirs = positives.images
     decoding = theirs.decoding if isinstance(theirs, (HostImages, ItemImages)) else None
     images = image_set(brought, decoding=decoding)
     if len(images) != len(theirs):
         raise DataError(f"images: {len(images)} of them, but the positives were found for {len(theirs)}. Give the same images.")
-    if isinstance(images, StoredImages) and isinstance(theirs, StoredImages) and list(images.names) != list(theirs.names):
-        first = next(row for row, names in enumerate(zip(images.names, theirs.names, strict=True)) if len(set(names)) == 2)
+    here, there = (one.names if isinstance(one, StoredImages) and one.place else [] for one in (images, theirs))
+    other = next((row for row, names in enumerate(zip(here, there, strict=False)) if len(set(names)) == 2), None)
+    if other is not None:
         raise DataError(
-            f"images: image {first} is {images.names[first]!r}, but the positives were found for {theirs.names[first]!r} there. "
-            "Give the same images, in the same order."
+            f"images: image {other} is {here[other]!r}, but the positives were found for {there[other]!r} there. Give the same "
+            "images, in the same order."
         )
     if isinstance(images, ItemImages) and images.labels is None:
         images.labels = positives.labels
     return images
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two things that callers brought are the same object, or the same path."""
+    paths = [os.fspath(brought) for brought in (one, other) if isinstance(brought, (str, os.PathLike))]
+    return one is other or (len(paths) == 2 and paths[0] == paths[1])

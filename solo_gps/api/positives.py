@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +31,16 @@ NOT_HERE = {
     "keep_apart": "the order of the items is your DataLoader's",
 }
 """Keys of ``sampler.gps`` that speak of solo-learn's crops and batches."""
+_WORDS = (
+    (r"sampler\.gps\.", ""),
+    (r"sampler\.gps", "positives()"),
+    (r"\+\+search", "search"),
+    (r"\+images=fixed images\.low=(\S+) images\.high=(\S+[^.])", r"decode={'scale': 'fixed', 'low': \1, 'high': \2}"),
+    (r"\+images=(\w+)", r"decode={'scale': '\1'}"),
+    (r"images\.scale", "decode.scale"),
+    (r"solo-learn cuts off", "would be cut off"),
+)
+"""How an error names a recipe's key, and what is the argument here."""
 AT_ONE_POINT = "Look at the rows of prior: they are the same."
 
 
@@ -42,11 +51,12 @@ class Positives:
         images: The N raw images.
         table: The neighbours of every image, nearest first.
         config: The keys that acted, with their defaults.
+        brought: What the caller brought as images.
     """
 
     def __init__(self, brought: Any, images: ImageSet, sampler: Gps, table: NeighbourTable) -> None:
         self.images, self.table, self.config = images, table, sampler.config
-        self._brought, self._sampler = brought, sampler
+        self.brought, self._sampler = brought, sampler
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,11 +103,6 @@ class Positives:
             return table_purity(self.table, known)
         pairs = self.pairs(epoch)
         return pair_purity(pairs.anchors, pairs.positives, known)[1]
-
-    def same_images(self, brought: Any) -> bool:
-        """Whether these positives were found for what a caller brings now, by identity or by path; nothing is read."""
-        paths = [os.fspath(one) for one in (brought, self._brought) if isinstance(one, (str, os.PathLike))]
-        return brought is self._brought or (len(paths) == 2 and paths[0] == paths[1])
 
 
 def positives(
@@ -199,7 +204,8 @@ def _as_arguments() -> Iterator[None]:
     try:
         yield
     except SoloGpsError as error:
-        text = str(error).replace("sampler.gps.", "").replace("sampler.gps", "positives()").replace("++search.", "search.")
-        text = re.sub(r"\+images=(\w+)", r"decode={'scale': '\1'}", text).replace("images.scale", "decode.scale")
-        error.args = (text.replace("images.low", "decode.low").replace("images.high", "decode.high"),)
+        text = str(error)
+        for words, ours in _WORDS:
+            text = re.sub(words, ours, text)
+        error.args = (text,)
         raise
