@@ -156,6 +156,10 @@ def positives(
             parse_prior(node)
         found = image_set(images, labels=labels, decoding=decoding)
         sampler.check(len(found))
+        if same_label and found.labels is None:
+            raise DataError(
+                "labels: same_label=True needs them, and these images have none. Give labels=, one whole number an image."
+            )
         if is_array:
             space = PriorSpace.of(found, _embeddings(prior, len(found)), search, AT_ONE_POINT)
         else:

@@ -15,7 +15,7 @@ import torch
 from image_sets import digits_pixels
 from omegaconf import OmegaConf
 from PIL import Image
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import CIFAR10, ImageFolder
 
 import solo_gps
 from solo_gps.api.positives import NOT_HERE
@@ -140,6 +140,18 @@ def test_same_label_keeps_neighbours_of_the_class():
     assert found.purity() == 1
 
 
+def test_a_set_of_torchvisions_says_its_labels_and_loses_its_transform():
+    whole = CIFAR10.__new__(CIFAR10)
+    whole.data, whole.targets = np.repeat(PIXELS[..., None], 3, axis=3), list(range(60))
+    whole.transform, whole.target_transform = (lambda image: 1 / 0), None
+    found = solo_gps.positives(whole, prior="pixels", k=5)
+    assert found.labels.tolist() == list(range(60))
+    assert np.array_equal(found.table.indices, solo_gps.positives(PIXELS, prior="pixels", k=5).table.indices)
+    assert solo_gps.GuidedPairs(whole, np.asarray, found)[3][2] == 3
+    with pytest.raises(ConfigError, match="labels: a CIFAR10 says its own"):
+        solo_gps.positives(whole, labels=list(range(60)))
+
+
 def test_labels_are_those_of_the_folders_and_of_a_flat_folder_ones_own(classes, flat):
     assert solo_gps.positives(classes, prior="pixels").labels.tolist() == [index // 20 for index in range(60)]
     assert solo_gps.positives(flat, prior="pixels").labels is None
@@ -181,7 +193,7 @@ WRONG = {
     "a radius with no neighbour": ({"radius": 1e-6}, DataError, ["radius=1e-06: no image has a positive", " fits: "]),
     "labels too few": ({"labels": [1, 2]}, DataError, ["labels: wanted 60 whole numbers", "(2,)"]),
     "labels that are names": ({"labels": ["a"] * 60}, DataError, ["labels: wanted 60 whole numbers"]),
-    "a class without labels": ({"same_label": True}, DataError, ["the training set has no labels"]),
+    "a class without labels": ({"same_label": True}, DataError, ["labels: same_label=True needs them"]),
     "a key of the decoder": ({"decode": {"scale": "owm"}}, ConfigError, ["decode: scale='owm'", "Did you mean 'own'"]),
     **{f"{key}, a key of recipes": ({key: 2}, ConfigError, [f"{key}: ", "here"]) for key in NOT_HERE},
 }
