@@ -53,7 +53,7 @@ WORKERS = {
 
 @pytest.mark.parametrize("workers", WORKERS.values(), ids=WORKERS)
 def test_each_epoch_shows_its_pairs(found, workers):
-    pairs = solo_gps.GuidedPairs(CODED, np.asarray, found)
+    pairs = solo_gps.GuidedPairs(CODED, np.array, found)
     loader = DataLoader(pairs, batch_size=5, shuffle=True, **workers)
     for epoch in (0, 1, 2, 1):
         pairs.set_epoch(epoch)
@@ -70,7 +70,7 @@ def test_folders_go_to_workers_that_are_started_anew(flat, tmp_path):
     (tmp_path / "classes" / "one").symlink_to(flat)
     for folder in (flat, tmp_path / "classes"):
         found = solo_gps.positives(folder, prior=POINTS, k=3)
-        pairs = solo_gps.GuidedPairs(folder, np.asarray, found)
+        pairs = solo_gps.GuidedPairs(folder, np.array, found)
         ((anchors, positives, *_),) = DataLoader(pairs, N, num_workers=1, multiprocessing_context="spawn")
         assert anchors[:, 0, 0, 0].tolist() == list(range(N))
         assert positives[:, 0, 0, 0].tolist() == found.pairs(0).positives.tolist()
