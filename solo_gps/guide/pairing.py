@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -55,6 +56,7 @@ class Pairing:
         self._refreshable = [name for name, sampler in samplers.items() if sampler.refreshable]
         self._without_table: set[str] = set()
         self._data_digest: str | None = None
+        self._pipeline: Any = None
         self._changes: dict[str, float] = {}
 
     @property
@@ -80,7 +82,7 @@ class Pairing:
             sampler.check(len(images))
         if self.refresh is not None:
             self.refresh.rehearse(images, pipeline)
-        self.images, self._data_digest, self.refreshed_epoch = images, None, None
+        self.images, self._pipeline, self._data_digest, self.refreshed_epoch = images, pipeline, None, None
         self.space = PriorSpace(images, self._cfg.get("prior"), self._cfg.get("search"))
         self._use_prior(self._samplers)
 
@@ -104,7 +106,7 @@ class Pairing:
     def pairs(self, epoch: int) -> Pairs:
         """Returns the items of an epoch: a pure function of tables, seed and epoch."""
         assert self.images is not None, "prepare() comes first"
-        pairs = _plain_pairs(len(self.images))
+        pairs = plain_pairs(len(self.images))
         for name, sampler in self._samplers.items():
             if name not in self._without_table:
                 pairs = sampler.pairs(pairs, epoch)
@@ -199,10 +201,19 @@ class Pairing:
         assert self.refresh is not None
         made_from = {
             "training images": self._digest_of_images(),
+            "images.* or first crop (size, normalisation)": repr(
+                (getattr(self.images, "identity", {}), self.refresh.sight(self._pipeline))
+            ),
             "refresh.of or refresh.space": [self.refresh.config.of, self.refresh.config.space],
         }
         keys = {f"keys of sampler.{name}": asdict(self._samplers[name].config) for name in self._refreshable}
-        return {**made_from, **keys, "labels as a mask": self._same_label}
+        return {**made_from, **keys, "labels as a mask": self._label_mask()}
+
+    def _label_mask(self) -> str | None:
+        """A digest of the labels that tables are confined by."""
+        if not self._same_label or self.labels is None:
+            return None
+        return hashlib.sha256(self.labels.tobytes()).hexdigest()
 
     def _digest_of_images(self) -> str:
         if self._data_digest is None:
@@ -218,18 +229,35 @@ class Pairing:
 
     def _build_tables(self, space: PriorSpace, names: Iterable[str], epoch: int = 0) -> None:
         for name in names:
-            sampler = self._samplers[name]
-            table = sampler.prepare(space, same_label=self._same_label)
-            draw_exhibits(sampler.exhibits(), space.images)
+            table = build_table(name, self._samplers[name], space, same_label=self._same_label, epoch=epoch)
             if table is not None:
                 self.tables[name] = table
-                log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
-                shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
-                plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
 
 
-def _plain_pairs(images: int) -> Pairs:
-    """Every image with itself."""
+def build_table(name: str, sampler: Sampler, space: PriorSpace, *, same_label: bool, epoch: int = 0) -> NeighbourTable | None:
+    """Has a sampler build its table, and tells those who watch.
+
+    Args:
+        name: Of the sampler.
+        sampler: The sampler.
+        space: The images in the space of the prior, or of the network being trained.
+        same_label: Positives must have the anchor's label.
+        epoch: Whose pairs are judged, for the log.
+
+    Returns:
+        The table, or ``None`` where the sampler needs none.
+    """
+    table = sampler.prepare(space, same_label=same_label)
+    draw_exhibits(sampler.exhibits(), space.images)
+    if table is not None:
+        log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
+        shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
+        plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
+    return table
+
+
+def plain_pairs(images: int) -> Pairs:
+    """Returns every image as the positive of itself."""
     plain = np.arange(images, dtype=np.int32)
     return Pairs(anchors=plain, positives=plain)
 
@@ -260,6 +288,6 @@ def _judged(sampler: Sampler, table: NeighbourTable, labels: NDArray[np.int64] |
     if labels is None or np.isnan(purity := table_purity(table, labels)):
         return ""
     text = f"; {100 * purity:.1f} % of all neighbours have the anchor's label"
-    chosen = sampler.pairs(_plain_pairs(len(labels)), epoch)
+    chosen = sampler.pairs(plain_pairs(len(labels)), epoch)
     _, purity = pair_purity(chosen.anchors, chosen.positives, labels)
     return text if np.isnan(purity) else f"{text}, and {100 * purity:.1f} % of the positives chosen among them"

@@ -87,7 +87,7 @@ def decoded(image: Image, config: Scaling) -> Image:
         raise LostValuesError(
             f"has values from {low:g} to {high:g} (mode {image.mode}), which solo-learn cuts off at 0 and 255. Say what becomes "
             f"black and white: {key}=own (each image's own least and largest), {key}=type (0 and {_white(image.mode)}), or "
-            f"{key}=fixed images.low={low:g} images.high={high:g}."
+            f"{key}=fixed images.low={low!r} images.high={high if high > low else low + 1!r}."
         )
     return _scaled(values, *_ends(image.mode, config, low, high))
 

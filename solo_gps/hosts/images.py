@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
@@ -19,8 +20,9 @@ from torch.utils.data import Dataset
 from torchvision import get_image_backend
 from torchvision.datasets.folder import default_loader
 
-from solo_gps.errors import ConfigError, DataError, UnreadableImageError
+from solo_gps.errors import ConfigError, DataError, UnreadableImageError, printable
 from solo_gps.hosts.decode import LostValuesError, Scaling, decoded
+from solo_gps.hosts.h5 import has_links, stored_bytes
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import registered
 
@@ -40,6 +42,7 @@ class HostImages:
         stored: From an index to the bytes that the image is stored in.
         place: Where the images lie, ``None`` in memory.
         files: The file of each image, or one that holds all; ``None`` in memory.
+        stamped: The stamps of those files change whenever an image does.
         unsorted: Why the order is not that of the names, or ``None``.
         opened: From an index to what Pillow opens, and the target, where the dataset has no part of its own that decodes.
         read: From an index to the image and its target, where that is shorter than the dataset's own way.
@@ -58,6 +61,7 @@ class HostImages:
         *,
         place: str | None = None,
         files: Sequence[str] | str | None = None,
+        stamped: bool = True,
         unsorted: str | None = None,
         opened: Callable[[int], tuple[Any, int]] | None = None,
         read: Callable[[int], tuple[Image.Image, int]] | None = None,
@@ -67,7 +71,8 @@ class HostImages:
         if _is_loaded_by_pillow(dataset):
             self._raw.loader = self._decoded
         self._labels = _known_labels(labels)
-        self._stored, self._files, self._opened, self._read = stored, files, opened, read
+        self._stored, self._files, self._stamped = stored, files, stamped
+        self._opened, self._read = opened, read
         self.names, self.place, self.unsorted = names, place, unsorted
         self.decoding = Scaling()
         self.kept: Callable[[int], Image.Image | None] | None = None
@@ -151,33 +156,34 @@ class HostImages:
         """
         try:
             return self._stored(index)
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError) as error:
             raise UnreadableImageError(self._file(index), error) from error
 
     def _file(self, index: int) -> str:
         """Where an image lies, for the user."""
         if self._files is None:
             return f"image {index} of the training set"
-        return f"{self._files}: {self.names[index]}" if isinstance(self._files, str) else self._files[index]
+        return printable(f"{self._files}: {self.names[index]}" if isinstance(self._files, str) else self._files[index])
 
     def stamps(self) -> NDArray[np.int64] | None:
-        """(N, 3) size, mtime_ns and ctime_ns of the file that holds each image; ``None`` for images in memory.
+        """(N, 4) size, mtime_ns, ctime_ns and inode of the file that holds each image; ``None`` where they say nothing.
 
         Raises:
             DataError: A file is gone.
         """
-        if self._files is None:
+        if self._files is None or not self._stamped:
             return None
         files = [self._files] if isinstance(self._files, str) else self._files
         try:
             stats = list(map(os.stat, files))
         except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Mend or remove it.") from error
+            raise DataError(f"{printable(error.filename)}: cannot be read: {error.strerror}. Mend or remove it.") from error
         for file, stat in zip(files, stats, strict=True):
             if not S_ISREG(stat.st_mode):  # reading a pipe waits for ever
-                raise DataError(f"{file}: is no regular file, but has an image's name. Remove it.")
-        stamps = np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], np.int64)
-        return np.broadcast_to(stamps, (len(self), 3))
+                raise DataError(f"{printable(file)}: is no regular file, but has an image's name. Remove it.")
+        inodes = [stat.st_ino & (1 << 63) - 1 for stat in stats]
+        times = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
+        return np.broadcast_to(np.column_stack([np.array(times, np.int64), inodes]), (len(self), 4))
 
 
 def host_images(dataset: Dataset, decoding: Scaling | None = None) -> ImageSet:
@@ -239,9 +245,9 @@ def _known_labels(labels: Any) -> NDArray[np.int64] | None:
 
 def _image_folder(dataset: Any) -> ImageSet:
     paths = [path for path, _ in dataset.samples]
-    in_order = [(label, *os.path.split(path)) for path, label in dataset.samples]
+    as_listed = _is_sorted([(label, *os.path.split(path)) for path, label in dataset.samples])
     opened = dataset.samples.__getitem__ if _is_loaded_by_pillow(dataset) and _is_known(dataset) else None
-    return _files(dataset, [label for _, label in dataset.samples], paths, sorted_by=in_order, opened=opened)
+    return _files(dataset, [label for _, label in dataset.samples], paths, folder_by_folder=as_listed, opened=opened)
 
 
 def _is_loaded_by_pillow(dataset: Any) -> bool:
@@ -257,7 +263,7 @@ def _is_known(dataset: Any) -> bool:
 def _flat_folder(dataset: Any) -> ImageSet:
     names = [str(name) for name in dataset.images]
     paths = [os.path.join(dataset.root, name) for name in names]
-    return _files(dataset, None, paths, sorted_by=names, opened=lambda index: (paths[index], -1))
+    return _files(dataset, None, paths, opened=lambda index: (paths[index], -1))
 
 
 def _files(
@@ -265,22 +271,34 @@ def _files(
     labels: Any,
     paths: Sequence[str],
     *,
-    sorted_by: Sequence[Any],
+    folder_by_folder: bool = False,
     opened: Callable[[int], tuple[Any, int]] | None = None,
 ) -> ImageSet:
     root = os.path.join(dataset.root, "")
+    names = [(path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)).replace(os.sep, "/") for path in paths]
     return HostImages(
         dataset,
         labels,
-        [(path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)).replace(os.sep, "/") for path in paths],
-        lambda index: Path(paths[index]).read_bytes(),
+        names,
+        partial(_bytes_of, paths),
         place=os.path.realpath(dataset.root),
         files=paths,
-        unsorted=None
-        if _is_sorted(sorted_by)
-        else "solo-learn has its files in the file system's order, or shuffled by data.fraction",
+        unsorted=_why_unsorted(names, folder_by_folder),
         opened=opened,
     )
+
+
+def _why_unsorted(names: Sequence[str], folder_by_folder: bool) -> str | None:
+    if _is_sorted(names):
+        return None
+    if not folder_by_folder:
+        return "solo-learn has its files in the file system's order, or shuffled by data.fraction"
+    first, second = next((one, other) for one, other in pairwise(names) if one > other)
+    return f"solo-learn goes folder by folder ({first!r} comes before {second!r}), which is not the order of sorted paths"
+
+
+def _bytes_of(paths: Sequence[str], index: int) -> bytes:
+    return Path(paths[index]).read_bytes()
 
 
 def _arrays(labels: str) -> Callable[[Any], ImageSet]:
@@ -318,16 +336,18 @@ def _h5(dataset: Any) -> ImageSet:
         if os.getpid() not in opened:
             opened[os.getpid()] = h5py.File(dataset.h5_path, "r")
         group, name, _ = dataset._data[index]
-        return bytes(opened[os.getpid()][group][name][()].tobytes())
+        return stored_bytes(opened[os.getpid()], f"{group}/{name}")
 
+    names = [f"{group}/{name}" for group, name, _ in dataset._data]
     return HostImages(
         dataset,
         [label for *_, label in dataset._data],
-        [f"{group}/{name}" for group, name, _ in dataset._data],
+        names,
         stored,
         place=os.path.realpath(dataset.h5_path),
         files=os.fspath(dataset.h5_path),
-        unsorted=None if _is_sorted(dataset._data) else "the images are not in the order of their names in the H5 file",
+        stamped=not has_links(dataset.h5_path),
+        unsorted=None if _is_sorted(names) else "the images are not in the order of their names in the H5 file",
         opened=lambda index: (io.BytesIO(stored(index)), dataset._data[index][2]),
     )
 

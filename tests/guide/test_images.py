@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -211,6 +212,13 @@ def test_b4_pixels_of_each_scale(tmp_path):
     assert grey(1, scale="own") == [0, 128, 191, 255]
     assert grey(1, scale="fixed", low=0, high=1) == [0, 0, 128, 255]
     assert grey(2) == [0, 3, 255], "what fits 8 bits is read as solo-learn reads it"
+    write_deep(tmp_path / "a" / "3.png", np.array([[70000 - 5000] * 2]))
+    for index, high in ((1, 1.0), (3, 65001)):
+        with pytest.raises(DataError) as caught:
+            grey(index)
+        low, advised = re.search(r"images.low=(\S+) images.high=(\S+)\.", str(caught.value)).groups()
+        assert grey(index, scale="fixed", low=float(low), high=float(advised))[0] == 0, "the advice is accepted as printed"
+        assert float(advised) == high
     for index, keys, text in (
         (0, {}, "values from 100 to 65535"),
         (1, {}, "-1 to 1"),
