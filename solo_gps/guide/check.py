@@ -37,7 +37,7 @@ class Asked:
         prior: The prior's keys with its defaults; ``None`` when nothing would use it.
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
-        images: What becomes of images with more than 8 bits.
+        images: What becomes of images with more than 8 bits, and whether each is decoded once.
     """
 
     samplers: dict[str, Sampler]
@@ -165,7 +165,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         if reads_by_dali(recipe):
             check_dali_runs(recipe)
     check_data_folder(recipe)
-    if parse_images(node_of(recipe, "images")) != ImagesConfig():
+    if samplers:
         check_validation_folder(recipe)
 
 

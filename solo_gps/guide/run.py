@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
 
+from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.embeddings.digests import same_listing
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
@@ -26,7 +27,7 @@ from solo_gps.guide.refresh import Refresh
 from solo_gps.hosts.dali import Shown, check_reads
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
-from solo_gps.hosts.images import can_read, check_decoding, host_images
+from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
 from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
 from solo_gps.methods import facts_of
 from solo_gps.plugins import wrapped
@@ -128,8 +129,7 @@ class GuidedRun:
         pipelines = crop_pipelines(dataset.transform)
         images = self._prepare(dataset, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
-        skip = any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
-        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=skip)
+        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=self._skips_unreadable)
 
     def _decoded(self, dataset: Any) -> Dataset:
         """The host's items, of images that are decoded by us, for samplers that choose no positive in the dataset."""
@@ -152,7 +152,16 @@ class GuidedRun:
         if reads_by_dali(self.cfg):
             check_reads(images, np.zeros(1, np.int64))
         check_decoding(images)
+        if self.asked.images.store is not None:
+            assert isinstance(images, HostImages), "a plugin's are refused by host_images"
+            keep_decoded(
+                images, self.asked.images.store, OmegaConf.select(self.cfg, "prior.cache_dir"), skip=self._skips_unreadable
+            )
         return images
+
+    @property
+    def _skips_unreadable(self) -> bool:
+        return any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
 
     def _prepare(self, dataset: Any, pipeline: Any = None) -> ImageSet:
         """The raw images, with their tables; of one training set alone, else one would be paired by the other's neighbours."""

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
+from solo_gps.errors import ConfigError
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
 
@@ -52,6 +53,8 @@ class Solo106:
         from solo.args.pretrain import parse_cfg
 
         OmegaConf.set_struct(cfg, False)
+        if cfg.data.get("num_workers") is None:
+            raise ConfigError("data.num_workers is missing, and solo-learn has no default for it. Set for example 4.")
         devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
         count = device_count(devices, accelerator)
         cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate

@@ -97,7 +97,7 @@ def test_the_guided_class_keeps_the_names_of_the_hosts(recipe):
             r"optimizer\.batch_size: Value 'abc'.* could not be converted",
         ),
         ({"sampler": GPS, "augmentations": []}, ConfigError, r"augmentations=\[\]: wanted a list"),
-        ({"sampler": GPS, "name": "a{b}"}, ConfigError, r"name='a\{b\}'.*takes braces"),
+        ({"sampler": GPS, "name": "a{b}", "checkpoint": {"enabled": True}}, ConfigError, r"name='a\{b\}'.*takes braces"),
         ({"sampler": GPS, "resume_from_checkpoint": "no.ckpt"}, ConfigError, r"resume_from_checkpoint='no\.ckpt': no such file"),
         ({"sampler": GPS, "data": {"val_path": "${nope}"}}, ConfigError, r"data\.val_path: .*nope"),
     ],
