@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["SoloGpsError", "__version__", "activate", "hookimpl"]
+__all__ = ["GuidedPairs", "SoloGpsError", "__version__", "activate", "hookimpl", "positives"]
 
 if TYPE_CHECKING:
+    from solo_gps.api.pairs import GuidedPairs
+    from solo_gps.api.positives import positives
     from solo_gps.errors import SoloGpsError
     from solo_gps.guide.switch import activate
     from solo_gps.hookspecs import hookimpl
     from solo_gps.version import __version__
 
 _LAZY = {
+    "GuidedPairs": "solo_gps.api.pairs",
+    "positives": "solo_gps.api.positives",
     "activate": "solo_gps.guide.switch",
     "hookimpl": "solo_gps.hookspecs",
     "SoloGpsError": "solo_gps.errors",

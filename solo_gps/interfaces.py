@@ -70,15 +70,16 @@ class Embeddings:
 
     Attributes:
         array: (N, D) float32 or float16, finite; a read-only memory map when it comes from the cache.
-        fingerprint: Hex digest of data, encoder, weights and preprocessing: equal fingerprints mean equal arrays.
+        fingerprint: Hex digest of data, encoder, weights and preprocessing: equal fingerprints mean equal arrays. Needed where
+            there is a folder.
         folder: Cache folder that holds the array, or ``None`` for an array that was not cached.
         space: ``"euclidean"`` (squared L2 distance) or ``"cosine"`` (1 - cosine similarity).
     """
 
     array: np.ndarray
-    fingerprint: str
-    folder: Path | None
-    space: str
+    fingerprint: str = ""
+    folder: Path | None = None
+    space: str = "euclidean"
 
 
 @dataclass(frozen=True, kw_only=True)

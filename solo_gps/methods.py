@@ -100,3 +100,18 @@ NOT_METHODS = ("base", "linear")
 def facts_of(method: str) -> Method:
     """Returns what is known of a method; of one that somebody else added to the host, the defaults."""
     return METHODS.get(method, Method())
+
+
+def crops_from_positive(method: str, num_crops: int, num_large_crops: int, show: str = "second") -> list[bool]:
+    """Returns, for each crop, whether it shows the positive; the first never does (:class:`Method`).
+
+    Args:
+        method: Name of the solo-learn method.
+        num_crops: Number of all crops.
+        num_large_crops: Number of large crops, which come first.
+        show: ``"second"``, or what the method needs; ``"large"`` crops, or ``"all"``.
+    """
+    if show == "second" and facts_of(method).positive_crops == "later":
+        show = "large"
+    last = {"second": min(2, num_large_crops), "large": num_large_crops, "all": num_crops}[show]
+    return [1 <= crop < last for crop in range(num_crops)]

@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import api_reference
 import pytest
 from config_keys import defaults, sampler_config, table
 from omegaconf import OmegaConf
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OUTSIDE = {"main_pretrain.py"}
+OUTSIDE = {"main_pretrain.py", "main_nn.py"}
 EXAMPLES = {"mirror", "brightness"}
 
 
@@ -75,6 +76,40 @@ def test_every_key_has_its_sentence_and_its_default_in_its_table():
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
             assert all(cells) or cells[0] == "`name`", row
             assert cells[-1].endswith((".", "...")), row
+
+
+def test_the_reference_is_that_of_the_docstrings():
+    text = api_reference.PAGE.read_text()
+    assert api_reference.with_parts(text) == text, "run python tests/api_reference.py"
+
+
+def test_the_reference_has_what_the_package_offers():
+    told = set(re.findall(r"<!-- docstring: solo_gps\.(\w+) -->", api_reference.PAGE.read_text()))
+    elsewhere = {"__version__", "hookimpl", "SoloGpsError"}  # a text; docs/plugins.md; by its own module
+    assert told == set(solo_gps.__all__) - elsewhere
+
+
+def test_a_docstring_becomes_markdown():
+    def function(one: int, *, two: str = "x") -> float:
+        """Does it, as :func:`solo_gps.positives` does.
+
+        More of it, with ``code``.
+
+        Args:
+            one: A first sentence
+                that goes on.
+            two: Another.
+
+        Returns:
+            A number
+            of two lines.
+        """
+
+    assert api_reference.signature("f", function) == "f(one: int, *, two: str = 'x') -> float"
+    assert api_reference.prose(function) == [
+        *["Does it, as `positives` does.", "", "More of it, with `code`.", "", "*Args*", ""],
+        *["- `one`: A first sentence that goes on.", "- `two`: Another.", "", "*Returns*: A number of two lines."],
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

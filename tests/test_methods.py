@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from solo_gps.guide.dataset import crops_from_positive
 from solo_gps.hosts.detect import detect_host, method_names
-from solo_gps.methods import METHODS, NOT_METHODS, Method, Place, facts_of
+from solo_gps.methods import METHODS, NOT_METHODS, Method, Place, crops_from_positive, facts_of
 from solo_gps.plugins import registered
 
 pytestmark = pytest.mark.host

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from solo_gps.config import LARGEST_SEED, check_number, node_of, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
+from solo_gps.guide.crops import check_crops, key_of
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
 from solo_gps.hosts.dali import INSTEAD, check_dali, check_dali_runs
 from solo_gps.hosts.data_folder import check_data_folder, check_validation_folder, reads_by_dali
@@ -73,12 +74,13 @@ def read_recipe(recipe: DictConfig) -> Asked:
 
 def _check_dali_guided(samplers: Mapping[str, Sampler], images: ImagesConfig) -> None:
     """Refuses what happens where Python reads an image: with DALI it would not."""
-    for name, sampler in samplers.items():
-        if getattr(sampler.config, "on_bad_image", "stop") != "stop":
-            raise ConfigError(
-                f"sampler.{name}.on_bad_image={sampler.config.on_bad_image!r}: DALI cannot go on after an image that it cannot "
-                f"read. Leave it out, or {INSTEAD}."
-            )
+    for key, default, why in (
+        ("on_bad_image", "stop", "DALI cannot go on after an image that it cannot read"),
+        ("augmentation", None, "DALI's pipelines do not know which items have a positive"),
+        ("keep_apart", False, "the order of DALI's batches is its own"),
+    ):
+        if (value := key_of(samplers, key, default)) != default:
+            raise ConfigError(f"sampler.gps.{key}={value!r}: {why}. Leave it out, or {INSTEAD}.")
     if images != ImagesConfig():
         raise ConfigError(f"images: with data.format='dali' DALI decodes the images by itself. Leave it out, or {INSTEAD}.")
     wraps = [hook.plugin_name for hook in plugin_manager().hook.wrap_dataset.get_hookimpls()]
@@ -162,6 +164,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         check_host_keys(recipe)
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
+        check_crops(recipe, samplers)
         if reads_by_dali(recipe):
             check_dali_runs(recipe)
     check_data_folder(recipe)

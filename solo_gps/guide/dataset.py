@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from solo_gps.errors import HostError, UnexpectedError, UnreadableImageError
+from solo_gps.guide.apart import ApartBatches
 from solo_gps.hosts.images import HostImages
 from solo_gps.interfaces import ImageSet, Pairs
-from solo_gps.methods import facts_of
 
 Pipeline = Callable[[Any], Any]
 BOTH, ANCHOR, POSITIVE = range(3)
@@ -32,6 +32,8 @@ class GuidedDataset(Dataset):
         pipelines: One transform for each crop.
         from_positive: For each crop, whether it shows the positive.
         pairs: The items of the first epoch.
+        of_positive: One transform for each crop, for items that show another image than the anchor; ``None`` for ``pipelines``.
+        keep_apart: Whether its loader keeps an anchor and its positive's own item in different batches.
         skip: An item of which one image cannot be read shows the other one alone; else that is an error.
 
     Attributes:
@@ -45,13 +47,16 @@ class GuidedDataset(Dataset):
         from_positive: Sequence[bool],
         pairs: Pairs,
         *,
+        of_positive: Sequence[Pipeline] | None = None,
+        keep_apart: bool = False,
         skip: bool = False,
     ) -> None:
         assert len(pipelines) == len(from_positive), "one mark for each crop"
-        self.images = images
+        self.images, self.keep_apart = images, keep_apart
         self.pipelines = tuple(pipelines)
         self.from_positive = tuple(from_positive)
         self._crops = tuple(zip(self.pipelines, self.from_positive, strict=True))
+        self._guided_crops = tuple(zip(of_positive or self.pipelines, self.from_positive, strict=True))
         self._item = _reader(images)
         self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
@@ -70,7 +75,8 @@ class GuidedDataset(Dataset):
         anchor, positive = int(anchors[item]), int(positives[item])
         try:
             image, target, other = self._images(item, anchor, positive)
-            crops = [pipeline(other if guided else image) for pipeline, guided in self._crops]
+            kinds = self._crops if other is image else self._guided_crops
+            crops = [pipeline(other if guided else image) for pipeline, guided in kinds]
         except StopIteration as error:  # Lightning would take it for the end of the epoch
             raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
         return item, crops, target
@@ -164,6 +170,14 @@ class GuidedLoader(DataLoader):
         guided_dataset(self.dataset).redraw()
         return super().__iter__()
 
+    @property
+    def _index_sampler(self) -> Any:
+        """What gives the loader its batches, whichever sampler a trainer put into it meanwhile."""
+        batches, dataset = super()._index_sampler, guided_dataset(self.dataset)
+        if not dataset.keep_apart:
+            return batches
+        return ApartBatches(batches, Pairs(anchors=dataset.anchors.numpy(), positives=dataset.positives.numpy()))
+
 
 def guided_dataset(dataset: Any) -> GuidedDataset:
     """Returns the guided set inside the wrappers that plugins put around it (each keeps the inner one as ``.dataset``)."""
@@ -207,15 +221,3 @@ def _flatten(transform: Any) -> Iterator[Pipeline]:
         )
     for part in parts:
         yield from [part.transform] * part.num_crops
-
-
-def crops_from_positive(method: str, num_crops: int, num_large_crops: int) -> list[bool]:
-    """Returns, for each crop, whether it shows the positive (:class:`solo_gps.methods.Method`).
-
-    Args:
-        method: Name of the solo-learn method.
-        num_crops: Number of all crops.
-        num_large_crops: Number of large crops, which come first.
-    """
-    last = num_large_crops if facts_of(method).positive_crops == "later" else min(2, num_large_crops)
-    return [1 <= crop < last for crop in range(num_crops)]

@@ -229,14 +229,31 @@ class Pairing:
 
     def _build_tables(self, space: PriorSpace, names: Iterable[str], epoch: int = 0) -> None:
         for name in names:
-            sampler = self._samplers[name]
-            table = sampler.prepare(space, same_label=self._same_label)
-            draw_exhibits(sampler.exhibits(), space.images)
+            table = build_table(name, self._samplers[name], space, same_label=self._same_label, epoch=epoch)
             if table is not None:
                 self.tables[name] = table
-                log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
-                shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
-                plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
+
+
+def build_table(name: str, sampler: Sampler, space: PriorSpace, *, same_label: bool, epoch: int = 0) -> NeighbourTable | None:
+    """Has a sampler build its table, and tells those who watch.
+
+    Args:
+        name: Of the sampler.
+        sampler: The sampler.
+        space: The images in the space of the prior, or of the network being trained.
+        same_label: Positives must have the anchor's label.
+        epoch: Whose pairs are judged, for the log.
+
+    Returns:
+        The table, or ``None`` where the sampler needs none.
+    """
+    table = sampler.prepare(space, same_label=same_label)
+    draw_exhibits(sampler.exhibits(), space.images)
+    if table is not None:
+        log.info("%s: %s%s", name, _sizes(table), _judged(sampler, table, space.images.labels, epoch))
+        shown = NeighbourTable(indices=read_only(table.indices), distances=read_only(table.distances))
+        plugin_manager().hook.on_table_built(sampler=name, table=shown, labels=space.images.labels)
+    return table
 
 
 def plain_pairs(images: int) -> Pairs:

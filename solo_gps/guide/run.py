@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import CenterCrop, Compose
 
 from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.embeddings.digests import same_listing
@@ -18,7 +20,8 @@ from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
 from solo_gps.guide.batch import share_and_purity, shown_crops
 from solo_gps.guide.check import Asked, check_unchanged
-from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, HostItems, crop_pipelines, crops_from_positive, guided_dataset
+from solo_gps.guide.crops import key_of, kinds_of_crops, recipe_of_positive
+from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, HostItems, Pipeline, crop_pipelines, guided_dataset
 from solo_gps.guide.fit import Fit
 from solo_gps.guide.pairing import Pairing, plain_pairs
 from solo_gps.guide.receipt import Receipt, receipt_folder, write_receipt
@@ -29,7 +32,7 @@ from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
 from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
 from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
-from solo_gps.methods import facts_of
+from solo_gps.methods import crops_from_positive, facts_of
 from solo_gps.plugins import wrapped
 
 log = logging.getLogger(__name__)
@@ -127,9 +130,34 @@ class GuidedRun:
 
     def _guide(self, dataset: Any) -> GuidedDataset:
         pipelines = crop_pipelines(dataset.transform)
+        marks = crops_from_positive(
+            self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)), self._key("show", "second")
+        )
+        of_positive = self._pipelines_of_positive(pipelines, marks)
         images = self._prepare(dataset, pipelines[0])
-        marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
-        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=self._skips_unreadable)
+        return GuidedDataset(
+            images,
+            pipelines,
+            marks,
+            self.pairing.pairs(epoch=0),
+            of_positive=of_positive,
+            keep_apart=self._key("keep_apart", False),
+            skip=self._skips_unreadable,
+        )
+
+    def _pipelines_of_positive(self, pipelines: Sequence[Pipeline], marks: Sequence[bool]) -> list[Pipeline] | None:
+        """One pipeline a crop, for items that show another image than the anchor; ``None`` where they are the crop's own."""
+        asked = self._key("augmentation", None)
+        if asked is None:
+            return None
+        theirs = crop_pipelines(self.host.build_transform(recipe_of_positive(self.cfg, asked)))
+        if asked == "none":  # solo-learn resizes the shorter side alone
+            sizes = [kind.crop_size for kind in kinds_of_crops(self.cfg)]
+            theirs = [Compose([pipeline, CenterCrop(size)]) for pipeline, size in zip(theirs, sizes, strict=True)]
+        return [other if mark else own for own, other, mark in zip(pipelines, theirs, marks, strict=True)]
+
+    def _key(self, name: str, default: Any) -> Any:
+        return key_of(self.samplers, name, default)
 
     def _decoded(self, dataset: Any) -> Dataset:
         """The host's items, of images that are decoded by us, for samplers that choose no positive in the dataset."""
@@ -161,7 +189,7 @@ class GuidedRun:
 
     @property
     def _skips_unreadable(self) -> bool:
-        return any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
+        return bool(self._key("on_bad_image", "stop") == "skip")
 
     def _prepare(self, dataset: Any, pipeline: Any = None) -> ImageSet:
         """The raw images, with their tables; of one training set alone, else one would be paired by the other's neighbours."""

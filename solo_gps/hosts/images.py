@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
@@ -279,7 +280,7 @@ def _files(
         dataset,
         labels,
         names,
-        lambda index: Path(paths[index]).read_bytes(),
+        partial(_bytes_of, paths),
         place=os.path.realpath(dataset.root),
         files=paths,
         unsorted=_why_unsorted(names, folder_by_folder),
@@ -294,6 +295,10 @@ def _why_unsorted(names: Sequence[str], folder_by_folder: bool) -> str | None:
         return "solo-learn has its files in the file system's order, or shuffled by data.fraction"
     first, second = next((one, other) for one, other in pairwise(names) if one > other)
     return f"solo-learn goes folder by folder ({first!r} comes before {second!r}), which is not the order of sorted paths"
+
+
+def _bytes_of(paths: Sequence[str], index: int) -> bytes:
+    return Path(paths[index]).read_bytes()
 
 
 def _arrays(labels: str) -> Callable[[Any], ImageSet]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from solo_gps.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from solo_gps.interfaces import Embeddings, NeighbourTable
     from solo_gps.neighbours.exact.fitting import RadiusAdvice
 
@@ -18,7 +20,7 @@ __all__ = ["advise", "find", "register_search_backends"]
 
 
 def find(
-    embeddings: Embeddings,
+    embeddings: Embeddings | np.ndarray,
     search: Mapping | None = None,
     *,
     k: int | None = None,
@@ -31,7 +33,8 @@ def find(
     a cache folder, the table is kept there and found again.
 
     Args:
-        embeddings: N points and the space (squared L2 or 1 - cosine) in which they are compared.
+        embeddings: An (N, D) array of float32 or float16, compared by squared L2 distance; or, with
+            ``Embeddings(array=array, space="cosine")``, by 1 - cosine.
         search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         k: Number of neighbours, 1 to N - 1. Exactly one of ``k`` and ``radius`` is given.
         radius: Neighbours are all points strictly closer than this; a squared distance where the space is euclidean, 1 - cosine
@@ -53,11 +56,11 @@ def find(
     return run(embeddings, search, k=k, radius=radius, name=name)
 
 
-def advise(embeddings: Embeddings, search: Mapping | None = None, *, share: float = 0.5) -> RadiusAdvice:
+def advise(embeddings: Embeddings | np.ndarray, search: Mapping | None = None, *, share: float = 0.5) -> RadiusAdvice:
     """Looks at the distances to the nearest images, and for a radius that :func:`find` accepts with the same ``search``.
 
     Args:
-        embeddings: N points and the space in which they are compared.
+        embeddings: As in :func:`find`.
         search: Keys of :class:`solo_gps.neighbours.config.SearchConfig`; ``None`` takes the defaults.
         share: Share of the images that should have a neighbour at that radius, 0 to 1.
     """

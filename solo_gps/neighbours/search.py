@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import tables as stored
@@ -29,11 +31,16 @@ log = logging.getLogger(__name__)
 
 
 def find(
-    embeddings: Embeddings, search: Mapping | None, *, k: int | None, radius: float | None, name: Callable[[int], str]
+    brought: Embeddings | np.ndarray,
+    search: Mapping | None,
+    *,
+    k: int | None,
+    radius: float | None,
+    name: Callable[[int], str],
 ) -> NeighbourTable:
     """See :func:`solo_gps.neighbours.find`."""
     config = resolve_search(search)
-    _check_embeddings(embeddings)
+    embeddings = _embeddings(brought)
     _check_request(embeddings, k, radius)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=radius)
     if radius is not None and not backend.exact:
@@ -74,10 +81,10 @@ def _wanted(table: NeighbourTable, k: int | None, radius: float | None) -> str:
 
 
 @true_float32()
-def advise(embeddings: Embeddings, search: Mapping | None, *, share: float) -> RadiusAdvice:
+def advise(brought: Embeddings | np.ndarray, search: Mapping | None, *, share: float) -> RadiusAdvice:
     """See :func:`solo_gps.neighbours.advise`."""
     config = resolve_search(search)
-    _check_embeddings(embeddings)
+    embeddings = _embeddings(brought)
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=0.0)
     return advise_radius(_open(embeddings, backend), backend, share)
 
@@ -88,12 +95,14 @@ def _approximate_settings(backend: SearchBackend) -> dict[str, object]:
     return {**measured, **backend.settings()}
 
 
-def _check_embeddings(embeddings: object) -> None:
-    if not isinstance(embeddings, Embeddings):
+def _embeddings(brought: object) -> Embeddings:
+    if isinstance(brought, np.ndarray):
+        return Embeddings(array=brought)
+    if not isinstance(brought, Embeddings):
         raise ConfigError(
-            f"neighbours: wanted solo_gps.interfaces.Embeddings, got {type(embeddings).__name__}. Of an (N, D) array: "
-            'Embeddings(array=array, fingerprint="mine", folder=None, space="cosine").'
+            f"neighbours: wanted an (N, D) numpy array, or solo_gps.interfaces.Embeddings, got {type(brought).__name__}."
         )
+    return brought
 
 
 def _check_request(embeddings: Embeddings, k: int | None, radius: float | None) -> None:

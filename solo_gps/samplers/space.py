@@ -38,10 +38,17 @@ class PriorSpace:
         self._search = search
 
     @classmethod
-    def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None) -> PriorSpace:
-        """Returns the space of embeddings that are there already: those of the network being trained."""
+    def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None, cause: str = COLLAPSED) -> PriorSpace:
+        """Returns the space of embeddings that are there already: by default those of the network being trained.
+
+        Args:
+            images: The N training images.
+            embeddings: The images in that space.
+            search: The recipe's ``search`` node, or ``None`` for the default search.
+            cause: What may be wrong where nearly all images lie at one point, and the mend, for the user.
+        """
         space = cls(images, None, search)
-        check_apart(embeddings, images, COLLAPSED)
+        check_apart(embeddings, images, cause)
         space.embeddings = embeddings
         return space
 

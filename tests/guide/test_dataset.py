@@ -10,8 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from solo_gps.errors import HostError
-from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines, crops_from_positive, guided_dataset
+from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines, guided_dataset
 from solo_gps.interfaces import Pairs
+from solo_gps.methods import crops_from_positive
 
 N = 6
 

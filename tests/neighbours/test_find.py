@@ -11,7 +11,7 @@ import pytest
 
 from solo_gps.errors import CacheError, ConfigError, DataError, UnknownNameError
 from solo_gps.interfaces import Embeddings
-from solo_gps.neighbours import find
+from solo_gps.neighbours import advise, find
 
 
 def points(array, space="euclidean", folder=None):
@@ -153,9 +153,16 @@ def test_a_whole_table_of_another_request_is_refused_by_name(tmp_path):
         find(points(LINE, folder=tmp_path), k=2)
 
 
-def test_c10_an_array_is_one_clear_error_that_says_how(tmp_path):
-    with pytest.raises(ConfigError, match=r"got ndarray. Of an \(N, D\) array: Embeddings\(array=array"):
-        find(LINE, k=2)  # type: ignore[arg-type]
+def test_a_plain_array_is_compared_by_squared_distance():
+    one, other = find(LINE, k=2), find(points(LINE), k=2)
+    assert np.array_equal(one.indices, other.indices)
+    assert np.array_equal(one.distances, other.distances)
+    assert str(advise(LINE)) == str(advise(points(LINE)))
+
+
+def test_what_is_no_array_is_one_clear_error():
+    with pytest.raises(ConfigError, match=r"wanted an \(N, D\) numpy array, or solo_gps.interfaces.Embeddings, got list"):
+        find(LINE.tolist(), k=2)  # type: ignore[arg-type]
 
 
 def test_copies_are_named(caplog):

@@ -1,0 +1,1 @@
+"""Guided positives for a training loop of one's own: plain PyTorch, lightly, whatever takes a Dataset, without solo-learn."""
