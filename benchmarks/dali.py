@@ -3,8 +3,8 @@
     python benchmarks/dali.py                      # JPEG files that it writes itself
     python benchmarks/dali.py --folder data/train  # your own class folders
 
-Both loaders run in turns, several times, each an epoch; the times are the process's CPU time, of all threads. solo-learn's own asks
-for a GPU even where ``dali.device=cpu``: here it is told that there is none.
+Both loaders run in turns, several times, each an epoch; the times are the process's CPU time, of all threads. solo-learn's own
+asks for a GPU even where ``dali.device=cpu``: here it is told that there is none.
 """
 
 from __future__ import annotations
