@@ -18,6 +18,7 @@ from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.embeddings.digests import same_listing
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
+from solo_gps.guide.apart import apart
 from solo_gps.guide.batch import share_and_purity, shown_crops
 from solo_gps.guide.check import Asked, check_unchanged
 from solo_gps.guide.crops import key_of, kinds_of_crops, recipe_of_positive
@@ -118,7 +119,8 @@ class GuidedRun:
             self._record_fingerprints()
             if isinstance(items, GuidedDataset):
                 self.fit.guide(items)
-            return Shown(dataset=items, pairs=partial(self._drawn, items), seed=self.record["seed"])
+            kept = apart if self._key("keep_apart", False) else None
+            return Shown(dataset=items, pairs=partial(self._drawn, items), seed=self.record["seed"], apart=kept)
 
     def _drawn(self, items: GuidedDataset | HostItems) -> tuple[int, Pairs]:
         """The number of the epoch about to start, and its pairs."""

@@ -144,11 +144,14 @@ class Shown:
             it shows the positive.
         pairs: Draws the pairs of the epoch about to start; returns its number, and them.
         seed: The recipe's.
+        apart: From each rank's items in their order, the pairs and the size of a batch to each rank's batches; ``None`` keeps the
+            order.
     """
 
     dataset: Any
     pairs: Callable[[], tuple[int, Pairs]]
     seed: int
+    apart: Callable[[list[list[int]], Pairs, int], list[list[list[int]]]] | None = None
 
 
 @contextmanager
@@ -272,18 +275,20 @@ class DaliLoader:
             for _ in self._rest():
                 pass
         number, pairs = self._shown.pairs()
-        self._feed.begin(self._batches(number), pairs)
+        self._feed.begin(self._batches(number, pairs), pairs)
         if self._epoch is not None:
             self._dali.reset()
         self._epoch = object()
         return self._batches_of(self._epoch)
 
-    def _batches(self, epoch: int) -> NDArray[np.intp]:
+    def _batches(self, epoch: int, pairs: Pairs) -> NDArray[np.intp]:
         """(S, B) items of this rank: a pure function of seed and epoch, no item twice on any rank."""
-        items = len(self.dataset)
-        order = np.random.default_rng([self._shown.seed, DRAW_ORDER, epoch]).permutation(items)
-        own = order[self._rank * (items // self._world) :][: len(self) * self.batch_size]
-        return own.reshape(len(self), self.batch_size)
+        share = len(self.dataset) // self._world
+        order = np.random.default_rng([self._shown.seed, DRAW_ORDER, epoch]).permutation(len(self.dataset))
+        ranks = order[: self._world * share].reshape(self._world, share)
+        if self._shown.apart is not None:
+            return np.array(self._shown.apart(ranks.tolist(), pairs, self.batch_size)[self._rank])
+        return ranks[self._rank, : len(self) * self.batch_size].reshape(len(self), self.batch_size)
 
     def _batches_of(self, epoch: object) -> Iterator[list[Any]]:
         batches = self._rest()

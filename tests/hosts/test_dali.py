@@ -139,6 +139,17 @@ def test_the_ranks_share_an_epoch(world, of_dali):
 
 
 @needs_dali
+def test_partners_are_kept_apart_over_all_ranks(of_dali, drawn):
+    cfg, ranks = of_dali(sampler={"gps": {"k": 3, "keep_apart": True}}, batch_size=6), []
+    for rank in range(2):
+        with solo_gps.activate(cfg):
+            ranks.append([items for items, _, _ in loader_of(cfg, rank=rank, world=2)])
+    batches = [np.concatenate(together) for together in zip(*ranks, strict=True)]
+    assert len(set(np.concatenate(batches).tolist())) == 48
+    assert not any(np.isin(drawn[0][batch], batch).any() for batch in batches)
+
+
+@needs_dali
 def test_an_epoch_that_is_cut_leaves_nothing_behind(of_dali, images, drawn):
     cfg = of_dali(sampler={"gps": {"k": 8, "choose": "uniform"}}, batch_size=8)
     with solo_gps.activate(cfg):
@@ -292,6 +303,7 @@ class Wraps:
         ({"dali": {"device": "tpu"}}, ConfigError, r"dali\.device='tpu': wanted gpu or cpu"),
         ({"images": {"scale": "own"}}, ConfigError, r"images: .*DALI decodes.*data\.format=image_folder"),
         ({"sampler": {"gps": {"k": 3, "on_bad_image": "skip"}}}, ConfigError, r"sampler\.gps\.on_bad_image='skip'.*image_folder"),
+        ({"sampler": {"gps": {"k": 3, "augmentation": 0}}}, ConfigError, r"sampler\.gps\.augmentation=0.*image_folder"),
         ({"sampler": GPS, "method": "mae"}, ValueError, "mae"),
         ({"devices": 4, "optimizer": {"batch_size": 13}}, DataError, r"12 for each of 4 devices.*at most 12"),
         ({"devices": 5, "optimizer": {"batch_size": 10}}, DataError, r"9 for each of 5 devices.*at most 9"),
