@@ -187,6 +187,8 @@ WRONG = {
     "embeddings of texts": ({"prior": np.full((60, 2), "a")}, DataError, ["prior: wanted", "<U1"]),
     "embeddings not finite": ({"prior": np.diag([1.0] * 59 + [np.nan])}, DataError, ["prior: row 59", "not finite"]),
     "beyond float32": ({"prior": np.diag([1.0] * 59 + [1e39])}, DataError, ["prior: row 59", "not finite in float32"]),
+    "no direction": ({"prior": Embeddings(array=np.eye(60, 59), space="cosine")}, DataError, ["prior[59] is a zero vector"]),
+    "norms too large": ({"prior": np.diag(np.arange(60) * 1e18)}, DataError, ["prior: the largest norm is 5.9e+19"]),
     "all at one point": ({"prior": np.ones((60, 2))}, DataError, ["60 of 60 images lie at one point", "rows of prior"]),
     "a search backend": ({"search": {"backend": "fais"}}, UnknownNameError, ["search backend 'fais'", "Did you mean 'faiss'"]),
     "a search key": ({"search": {"bakend": "torch"}}, ConfigError, ["search.bakend"]),
