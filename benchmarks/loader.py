@@ -1,10 +1,11 @@
-"""DataLoader throughput, guided against plain: in-memory images, and JPEG folders where the extra cost is one decode.
+"""DataLoader throughput, guided against stock: in-memory images, and JPEG folders without and with a store of decoded images.
 
     python benchmarks/loader.py                      # in-memory images and JPEG files that it writes itself
     python benchmarks/loader.py --folder data/train  # your own class folders
 
-Each pair of loaders runs in turn, several times; the table gives medians. Without workers, the time is the process's CPU time,
-which other programs on the machine disturb little; with workers, it is the wall's.
+Stock is solo-learn's own dataset and transform. Each pair of loaders runs in turn, several times; the table gives medians.
+Without workers, the time is the process's CPU time, which other programs on the machine disturb little; with workers, it is the
+wall's. The last row is a decode alone: torchvision's loader against ours.
 """
 
 from __future__ import annotations
@@ -18,43 +19,30 @@ import numpy as np
 import torch
 from harness import Report, in_turns, parser, spread
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets.folder import default_loader
 
+from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, crop_pipelines
-from solo_gps.hosts.images import HostImages, host_images
+from solo_gps.hosts.detect import detect_host
+from solo_gps.hosts.images import host_images
 from solo_gps.interfaces import Pairs
 
-
-class Crops:
-    """The host's form of a transform: pipelines, each with a number of crops."""
-
-    def __init__(self, transform, num_crops):
-        self.transform, self.num_crops = transform, num_crops
-        self.transforms = [self]
-
-    def __call__(self, image):
-        return [self.transform(image) for _ in range(self.num_crops)]
+HOST = detect_host().loader_module
 
 
-class InMemory(Dataset):
-    """CIFAR's form: an array of decoded images."""
-
-    def __init__(self, images, transform):
-        self.data, self.transform = images, transform
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        image = Image.fromarray(self.data[index])
-        return index, image if self.transform is None else self.transform(image), 0
+def two_crops(augmentation):
+    return HOST.FullTransformPipeline([HOST.NCropAugmentation(augmentation, 2)])
 
 
-class IndexedFolder(ImageFolder):
-    def __getitem__(self, index):
-        return (index, *super().__getitem__(index))
+def in_memory(images, transform):
+    """CIFAR-10 of solo-learn as it is once loaded; nothing is downloaded."""
+    cls = HOST.dataset_with_index(CIFAR10)
+    dataset = cls.__new__(cls)
+    vars(dataset).update(data=images, targets=[0] * len(images), transform=transform, target_transform=None)
+    return dataset
 
 
 def strong(size):
@@ -88,24 +76,31 @@ def seconds(loader):
     return clock() - started
 
 
-def decode_seconds(images, count):
-    started = time.process_time()
-    for index in range(count):
-        images.image(index).load()
-    return (time.process_time() - started) / count
+def compare(report, name, dataset, images, options):
+    """Adds a row: stock, and guided with these images."""
+    stock = DataLoader(dataset, batch_size=256, num_workers=options.workers)
+    ours = GuidedLoader(guided(dataset, images), batch_size=256, num_workers=options.workers)
+    add(report, name, in_turns(lambda: seconds(stock), lambda: seconds(ours), options.repeats), len(dataset))
 
 
-def compare(report, name, dataset, images, repeats, workers):
-    plain = DataLoader(dataset, batch_size=256, num_workers=workers)
-    ours = GuidedLoader(guided(dataset, images), batch_size=256, num_workers=workers)
-    pairs = in_turns(lambda: seconds(plain), lambda: seconds(ours), repeats)
-    n = len(dataset)
-    theirs, own = (statistics.median(times) / n for times in zip(*pairs, strict=True))
-    decode = decode_seconds(images, min(n, 1000)) / max(1, workers)
-    ratio = spread([guided / plain for plain, guided in pairs])
-    report.add(
-        what=name, plain=1 / theirs, guided=1 / own, ratio=ratio, extra=1e6 * (own - theirs), decode=1e6 * decode, seconds=pairs
-    )
+def compare_decoders(report, dataset, options):
+    """Adds a row: torchvision's decoder, and ours."""
+    images, paths = host_images(dataset), [path for path, _ in dataset.samples[:500]]
+
+    def timed(decode, arguments):
+        started = time.process_time()
+        for argument in arguments:
+            decode(argument)
+        return time.process_time() - started
+
+    pairs = in_turns(lambda: timed(default_loader, paths), lambda: timed(images.item, range(len(paths))), options.repeats)
+    add(report, "a decode alone", pairs, len(paths))
+
+
+def add(report, name, pairs, count):
+    theirs, own = (statistics.median(times) / count for times in zip(*pairs, strict=True))
+    ratio = spread([ours / stock for stock, ours in pairs])
+    report.add(what=name, stock=1 / theirs, guided=1 / own, ratio=ratio, extra=1e6 * (own - theirs), seconds=pairs)
 
 
 def write_jpegs(folder, count, size):
@@ -119,11 +114,10 @@ def write_jpegs(folder, count, size):
 
 COLUMNS = {
     "what": "what",
-    "plain": "plain, images / s|,.0f",
+    "stock": "stock, images / s|,.0f",
     "guided": "guided, images / s|,.0f",
     "ratio": "ratio of the times",
     "extra": "extra us|,.0f",
-    "decode": "decode us|,.0f",
 }
 
 
@@ -131,25 +125,29 @@ def main():
     arguments = parser(__doc__)
     arguments.add_argument("--folder", type=Path, default=None)
     arguments.add_argument("--images", type=int, default=4000)
-    arguments.add_argument("--repeats", type=int, default=7)
+    arguments.add_argument("--repeats", type=int, default=9)
     arguments.add_argument("--workers", type=int, default=0)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     report = Report(f"{options.repeats} repeats in turns, {options.workers} workers", COLUMNS)
     memory = np.random.default_rng(0).integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
     for augmentation in (weak, strong):
-        dataset = InMemory(memory, Crops(augmentation(32), 2))
-        images = HostImages(dataset, None, [str(row) for row in range(len(dataset))], lambda row: b"")
-        compare(report, f"in memory 32, {augmentation.__name__}", dataset, images, options.repeats, options.workers)
+        dataset = in_memory(memory, two_crops(augmentation(32)))
+        compare(report, f"in memory 32, {augmentation.__name__}", dataset, host_images(dataset), options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder
         if folder is None:
-            folder = Path(scratch)
+            folder = Path(scratch, "images")
             write_jpegs(folder, options.images // 8, 256)
         for augmentation in (weak, strong):
-            dataset = IndexedFolder(folder, Crops(augmentation(64), 2))
-            name = f"JPEG folder, {augmentation.__name__}"
-            compare(report, name, dataset, host_images(dataset), options.repeats, options.workers)
+            dataset = HOST.dataset_with_index(ImageFolder)(str(folder), two_crops(augmentation(64)))
+            for kind in (None, "memory", "mapped"):
+                images = host_images(dataset)
+                if kind is not None:
+                    keep_decoded(images, kind, str(Path(scratch, "cache")))
+                name = f"JPEG folder, {augmentation.__name__}{f', +images={kind}' if kind else ''}"
+                compare(report, name, dataset, images, options)
+        compare_decoders(report, dataset, options)
     report.end(options.json)
 
 

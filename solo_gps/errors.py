@@ -144,6 +144,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def printable(name: object) -> str:
+    """Returns a file's name on one line: line breaks and the like are escaped."""
+    return str(name) if str(name).isprintable() else repr(str(name))[1:-1]
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the closest known name, or the empty string."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import update_wrapper
 from importlib.abc import MetaPathFinder
 from typing import Any
@@ -199,6 +200,7 @@ def _groups(cfg: DictConfig) -> dict[str, Mapping[Any, Any]]:
 def _is_ours(cfg: DictConfig, place: str) -> bool:
     """Whether a group below the top says what one of ours would say."""
     from solo_gps.guide.refresh_config import OF
+    from solo_gps.hosts.decode import ImagesConfig
     from solo_gps.plugins import registered
 
     node, word = None, place.rpartition(".")[2]
@@ -211,7 +213,7 @@ def _is_ours(cfg: DictConfig, place: str) -> bool:
     if word == "prior":
         return node.get("name") in registered("register_encoders")
     if word == "images":
-        return set(node) <= {"scale", "low", "high"}
+        return set(node) <= {field.name for field in fields(ImagesConfig)}
     if word == "search":
         return node.get("backend") in [*registered("register_search_backends"), "auto"]
     return node.get("of") in OF

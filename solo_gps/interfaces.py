@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from solo_gps.errors import printable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -54,12 +56,12 @@ class StoredImages(ImageSet, Protocol):
         """The bytes that image ``index`` is stored in."""
 
     def stamps(self) -> NDArray[np.int64] | None:
-        """(N, 3) size, mtime_ns and ctime_ns of the file that holds each image; ``None`` for images in memory."""
+        """(N, 4) size, mtime_ns, ctime_ns and inode of the file that holds each image; ``None`` where they say nothing."""
 
 
 def name_of(images: ImageSet, index: int) -> str:
     """What to call an image, for the user."""
-    return f"image {index} ({images.names[index]})" if isinstance(images, StoredImages) else f"image {index}"
+    return f"image {index} ({printable(images.names[index])})" if isinstance(images, StoredImages) else f"image {index}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ from typing import Any
 
 from solo_gps.embeddings.digests import image_digest
 from solo_gps.errors import brief
-from solo_gps.hosts.data_folder import is_image_name, wrong_with_h5
+from solo_gps.hosts.data_folder import is_image_name
 from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
+from solo_gps.hosts.h5 import stored_bytes, wrong_with_h5
 from solo_gps.runtime.progress import Progress
 
 STOPS = "stops the run"
@@ -246,7 +247,7 @@ def _look_at_some(place: str, kind: str, names: Sequence[str]) -> list[_Looked]:
     import h5py
 
     with h5py.File(place, "r") as file:
-        return [_look_at(lambda name=name: file[name][()].tobytes()) for name in names]
+        return [_look_at(partial(stored_bytes, file, name)) for name in names]
 
 
 def _read_file(path: str) -> bytes:

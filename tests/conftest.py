@@ -24,7 +24,7 @@ from PIL import Image
 from programs import Programs
 
 from solo_gps import hookimpl, plugins
-from solo_gps.samplers.gps import Gps
+from solo_gps.samplers.gps.sampler import Gps
 
 DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4

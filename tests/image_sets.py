@@ -58,7 +58,7 @@ class FolderImages:
 
     def stamps(self) -> np.ndarray:
         stats = [path.stat() for path in self.files]
-        return np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], np.int64)
+        return np.array([(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in stats], np.int64)
 
     def content(self) -> Iterator[bytes]:
         return map(self.stored, range(len(self)))

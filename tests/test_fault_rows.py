@@ -23,14 +23,20 @@ ROWS = {
     "C7-no-max-epochs": ([GPS, "~max_epochs", "max_steps=1"], "max_epochs=None: wanted a whole number"),
     "C7-fraction-of-one": ([GPS, "data.fraction=1.0"], "data: fraction=1.0 must be between 0 and 1"),
     "C7-resume-from-nothing": ([GPS, "+resume_from_checkpoint=nope.ckpt"], "resume_from_checkpoint='nope.ckpt': no such file"),
-    "C11-brace-in-name": ([GPS, "name='run{1}'"], "name='run{1}'"),
+    "C11-brace-in-name": ([GPS, "name='run{1}'", "checkpoint.enabled=true"], "name='run{1}'"),
     "F8-one-crop": ([GPS, "augmentations.0.num_crops=1"], "augmentations: 1 large crops"),
     "F9-beta-inf": (["+sampler=pnn", "sampler.pnn.beta=inf"], "sampler.pnn: beta=inf must be from 0 to 100"),
     "F9-radius-inf": ([GPS, "sampler.gps.radius=inf"], "sampler.gps: radius=inf must be above 0"),
     "F9-prior-rate": ([GPS, "+prior=vae", "prior.learning_rate=inf"], "prior: learning_rate=inf must be above 0"),
     "F9-mean": ([GPS, "+prior=checkpoint", "prior.path=x", "prior.mean=[nan,0,0]"], "prior: mean[0]=nan must be"),
     "F9-learning-rate": ([GPS, "optimizer.lr=nan"], "optimizer.lr=nan must be"),
-    "F9-own-key": ([GPS, "+own.key=[1,-inf]"], "own.key[1]=-inf must be"),
+    "F9-trainer": ([GPS, "+gradient_clip_val=nan"], "gradient_clip_val=nan must be a finite number"),
+    "F9-noise": ([GPS, "+prior=vae", "prior.noise=1e-30"], "prior: noise=1e-30 must be from 0.0001 to 1000"),
+    "C10-pictures": (["+sampler=sepp", "sampler.sepp.pictures=text.pth"], "sampler.sepp.pictures='text.pth': "),
+    "C10-checkpoints": ([GPS, "checkpoint.enabled=true", "checkpoint.dir=text.pth/x"], "checkpoint.dir='text.pth/x': "),
+    "C4-no-validation": ([GPS, "data.val_path=nowhere"], "data.val_path='nowhere': no such folder"),
+    "C4-empty-class": ([GPS, "data.val_path=val"], "data.val_path='val': class folder 'b' is empty"),
+    "C3-validation": ([GPS, "data.val_path=unreadable"], "data.val_path: unreadable/a/0.png cannot be read"),
     "F9-seed-text": ([GPS, "seed=abc"], "seed='abc': wanted a whole number"),
     "F9-seed-half": ([GPS, "seed=1.5"], "seed=1.5: wanted a whole number"),
     "F9-seed-below-0": ([GPS, "seed=-1", "sampler.gps.choose=uniform"], "seed=-1 must be from 0 to 4294967295"),
@@ -74,6 +80,10 @@ def fuzzer(request, tmp_path_factory):
     for name in ("pointer.pth", "pointer.npy"):
         (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     (folder / "text.pth").write_text("no weights\n")
+    for name in ("val/a/0.png", "unreadable/a/0.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"no image")
+    (folder / "val" / "b").mkdir()
     return fuzz.Fuzzer(folder, request.param)
 
 
@@ -103,7 +113,14 @@ def test_c7_a_prior_of_one_channel_is_one_error_before_its_images_are_embedded(f
 
 
 @pytest.mark.parametrize(
-    "typed", [[], [PIXELS, "sampler.gps.k=5"], ["+refresh=features", "refresh.start=0"], ["optimizer.lr=${seed}"]]
+    "typed",
+    [
+        [],
+        [PIXELS, "sampler.gps.k=5"],
+        ["+refresh=features", "refresh.start=0"],
+        ["optimizer.lr=${seed}"],
+        [PIXELS, "+own.key=[1,-inf]", "+limit=inf", "name=exp1/fuzz", "+auto_resume.max_hours=1.5"],
+    ],
 )
 def test_what_is_right_trains(typed, fuzzer):
     outcome = fuzzer.run(["method=simclr", GPS, *typed])

@@ -245,7 +245,7 @@ TYPOS = [
     (["+sampler=gps", "method=simlcr"], "Did you mean 'simclr'?"),
     (["+sampler=gps", "method=mae"], "mae"),
     (["+sampler=gps", "+search=torch", "+prior=timm", "method=simlcr"], "Did you mean 'simclr'?"),
-    (["+sampler=gps", "data.format=dali"], "data.format='dali'"),
+    (["+sampler=gps", "+images=own", "data.format=dali"], "set data.format=image_folder"),
 ]
 JUDGED = """
 import sys

@@ -14,12 +14,12 @@ from PIL import Image
 
 from solo_gps.errors import ConfigError, DataError, UnreadableImageError
 from solo_gps.hosts.data_folder import is_image_name, wrong_with_classes
-from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
+from solo_gps.hosts.decode import LostValuesError, Scaling, decoded
 from solo_gps.hosts.images import REHEARSED, HostImages, can_read, host_images
 from solo_gps.interfaces import ImageSet
 
 
-def image_set(images: Any, *, labels: Any = None, decoding: ImagesConfig | None = None) -> ImageSet:
+def image_set(images: Any, *, labels: Any = None, decoding: Scaling | None = None) -> ImageSet:
     """Returns what a caller brought as a set of raw images.
 
     Args:
@@ -32,7 +32,7 @@ def image_set(images: Any, *, labels: Any = None, decoding: ImagesConfig | None 
         DataError: There are no images, or they or the labels are of another form.
         ConfigError: ``labels`` are given, but the images have their own.
     """
-    decoding = decoding or ImagesConfig()
+    decoding = decoding or Scaling()
     if isinstance(images, (str, os.PathLike)):
         found = _folder(os.path.expanduser(os.fspath(images)), labels, decoding)
     elif not (hasattr(images, "__len__") and (hasattr(images, "__getitem__") or isinstance(images, ImageSet))):
@@ -61,7 +61,7 @@ class ItemImages:
         decoding: What becomes of pictures with more than 8 bits.
     """
 
-    def __init__(self, items: Any, labels: NDArray[np.int64] | None, decoding: ImagesConfig) -> None:
+    def __init__(self, items: Any, labels: NDArray[np.int64] | None, decoding: Scaling) -> None:
         self.labels, self.decoding = labels, decoding
         self._items = items
         for item in items if isinstance(items, (list, tuple)) else ():
@@ -113,7 +113,7 @@ def _picture(array: Any) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
-def _folder(path: str, labels: Any, decoding: ImagesConfig) -> ImageSet:
+def _folder(path: str, labels: Any, decoding: Scaling) -> ImageSet:
     """Class folders by torchvision's rules; of a flat folder the files whose names are images', in the order of their names."""
     if not os.path.isdir(path):
         raise DataError(f"images={path!r}: no such folder. Relative paths start at {Path.cwd()}.")
@@ -135,7 +135,7 @@ def _folder(path: str, labels: Any, decoding: ImagesConfig) -> ImageSet:
     return host_images(ImageFolder(path), decoding)
 
 
-def _flat(folder: str, names: list[str], labels: NDArray[np.int64] | None, decoding: ImagesConfig) -> HostImages:
+def _flat(folder: str, names: list[str], labels: NDArray[np.int64] | None, decoding: Scaling) -> HostImages:
     paths = [os.path.join(folder, name) for name in names]
     files = _Files(paths, labels)
     images = HostImages(files, labels, names, files.stored, place=os.path.realpath(folder), files=paths, opened=files.opened)

@@ -18,10 +18,11 @@ from solo_gps.errors import ConfigError, DataError, SoloGpsError, our_part
 from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.guide.check import DEFAULT_SEED
 from solo_gps.guide.pairing import build_table, plain_pairs
-from solo_gps.hosts.decode import ImagesConfig
+from solo_gps.hosts.decode import Scaling
 from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
 from solo_gps.neighbours.choose import resolve_search
-from solo_gps.samplers.gps import Gps, GpsConfig
+from solo_gps.samplers.gps.config import GpsConfig
+from solo_gps.samplers.gps.sampler import Gps
 from solo_gps.samplers.space import PriorSpace
 
 NOT_HERE = {
@@ -148,7 +149,7 @@ def positives(
     with _as_arguments(), our_part("finding positives"):
         sampler = Gps(_keys(keys), seed=DEFAULT_SEED)
         resolve_search(search)
-        decoding = parse({} if decode is None else decode, ImagesConfig, "decode")
+        decoding = parse({} if decode is None else decode, Scaling, "decode")
         is_array = hasattr(prior, "shape") or isinstance(prior, (list, tuple, Embeddings))
         node = {"name": prior} if isinstance(prior, str) else prior
         if not (is_array or node is None or isinstance(node, Mapping)):

@@ -11,7 +11,7 @@ from typing import Any
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError
-from solo_gps.hosts.decode import ImagesConfig
+from solo_gps.hosts.decode import Scaling
 
 
 def add_cache_commands(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def add_scale_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def decoding(options: argparse.Namespace) -> ImagesConfig:
+def decoding(options: argparse.Namespace) -> Scaling:
     """Returns what was typed after ``--scale``.
 
     Raises:
@@ -110,7 +110,7 @@ def decoding(options: argparse.Namespace) -> ImagesConfig:
     from omegaconf import OmegaConf
 
     scale, *assignments = options.scale or [None]
-    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, ImagesConfig, "--scale")
+    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, Scaling, "--scale")
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
 from solo_gps.guide.switch import activate, current_run
+from solo_gps.hosts.dali import data_module
+from solo_gps.hosts.data_folder import reads_by_dali
 from solo_gps.hosts.detect import Host, detect_host
 
 
@@ -51,11 +53,14 @@ def pretrain(cfg: DictConfig) -> Pretrained:
         host.lightning.seed_everything(cfg.seed)
         model = host.build_method(cfg, host.methods[cfg.method])
         val_loader = host.build_val_loader(cfg)
-        train_loader = host.build_train_loader(cfg)
+        if reads_by_dali(cfg):
+            data = {"datamodule": data_module(cfg, val_loader)}
+        else:
+            data = {"train_dataloaders": host.build_train_loader(cfg), "val_dataloaders": val_loader}
         trainer = host.lightning.Trainer(
             **{**host.trainer_kwargs(cfg), "callbacks": host.callbacks(cfg), "logger": _logger(cfg, host)}
         )
-        trainer.fit(model, train_loader, val_loader, ckpt_path=host.checkpoint_to_resume(cfg))
+        trainer.fit(model, **data, ckpt_path=host.checkpoint_to_resume(cfg))
     return Pretrained(model=model, trainer=trainer, cfg=cfg, host=host)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from solo_gps.errors import DataError
 
 if TYPE_CHECKING:
-    from solo_gps.hosts.decode import ImagesConfig
+    from solo_gps.hosts.decode import Scaling
     from solo_gps.interfaces import ImageSet
 
 
@@ -44,7 +44,7 @@ def data_node(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def training_images(options: argparse.Namespace, decoding: ImagesConfig | None = None, *, fraction: float = -1.0) -> ImageSet:
+def training_images(options: argparse.Namespace, decoding: Scaling | None = None, *, fraction: float = -1.0) -> ImageSet:
     """The raw images for what :func:`add_folder` took, as the installed solo-learn will index them.
 
     Args:

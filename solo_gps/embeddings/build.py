@@ -110,7 +110,7 @@ def _prepare_encoder(images: ImageSet, encoder: Encoder, digests: Digests | None
         try:
             _make_folder(work)
             if encoder.trained:
-                _fit(images, encoder, "" if digests is None else digests.of_listing(), work)
+                _fit(images, encoder, digests, work)
         except Exception as problem:
             if ranks.world == 1:
                 raise
@@ -130,8 +130,9 @@ def _make_folder(work: Path) -> None:
         raise CacheError(f"{foreign} is in the way of a build. {mend_of(work)}, and run again")
 
 
-def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
+def _fit(images: ImageSet, encoder: Encoder, digests: Digests | None, work: Path) -> None:
     """Fits, unless an interrupted build had fitted on the same listing of images."""
+    listing = "" if digests is None else digests.of_listing()
     fitted_on = work / "fitted_on"
     with suppress(OSError):  # there is none
         if fitted_on.read_bytes() == f"{listing} {file_digest(work / STATE)}".encode():
@@ -141,6 +142,8 @@ def _fit(images: ImageSet, encoder: Encoder, listing: str, work: Path) -> None:
     assert encoder.device is not None, "load comes first"
     with plain_float32(encoder.device.type):
         encoder.fit(images)
+    if digests is not None:
+        digests.check_unchanged()
     with whole_file(work / STATE, locked=True) as unfinished:
         # By Python: safetensors' own writing knows no path that is not UTF-8, and calls a full disk an error of the format.
         unfinished.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.state().items()}))

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_gps.errors import DataError
 from solo_gps.interfaces import ImageSet, StoredImages
 from solo_gps.runtime.files import whole_file
 from solo_gps.runtime.progress import Progress
@@ -42,8 +42,11 @@ def digest_of_names(images: ImageSet) -> str:
 def same_listing(one: ImageSet, other: ImageSet) -> bool:
     """Whether two sets of one process are the same images in the same order; files are compared by name and stamp."""
     if isinstance(one, StoredImages) and isinstance(other, StoredImages) and None not in (one.place, other.place):
-        same_files = (one.place, list(one.names)) == (other.place, list(other.names))
-        return same_files and bool((one.stamps() == other.stamps()).all())  # type: ignore[union-attr]
+        if (one.place, list(one.names)) != (other.place, list(other.names)):
+            return False
+        stamps = one.stamps(), other.stamps()
+        if stamps[0] is not None and stamps[1] is not None:
+            return bool((stamps[0] == stamps[1]).all())
     return list(map(image_digest, one.content())) == list(map(image_digest, other.content()))
 
 
@@ -62,13 +65,16 @@ class Digests:
     def __init__(self, images: ImageSet, root: Path) -> None:
         self.values = np.zeros((len(images), LENGTH), np.uint8)
         self.known = np.zeros(len(images), bool)
-        self._images = images
+        self._images, self._root = images, root
         self._stamps: NDArray[np.int64] | None = None
         self._looked = time.time_ns()  # before: a listing may take longer than a file needs to settle
         if isinstance(images, StoredImages) and images.place is not None:
             self._stamps = images.stamps()
         if self._stamps is None:
-            self.learn(range(len(images)), b"".join(map(image_digest, images.content())))
+            with Progress("reading the images to know them", len(images)) as progress:
+                for row, stored in enumerate(images.content()):
+                    self.learn([row], image_digest(stored))
+                    progress.update(1)
             return
         assert isinstance(images, StoredImages)
         self._path = root / RECORDS / f"{hashlib.sha256(os.fsencode(images.place or '')).hexdigest()[:32]}.npz"
@@ -91,6 +97,11 @@ class Digests:
             return self.of_all()
         stamps = np.ascontiguousarray(self._stamps).tobytes()
         return hashlib.sha256(b"\0".join([self._path.name.encode(), _joined(self._names), stamps])).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raises :class:`DataError` when an image, or the list of them, is not what it was when this was made."""
+        if Digests(self._images, self._root).of_listing() != self.of_listing():
+            raise DataError("the training images were changed while a prior was trained on them. Run again once they stay.")
 
     def learn(self, rows: Iterable[int], digests: bytes) -> None:
         """Takes the digests of images that somebody has read."""
@@ -121,8 +132,8 @@ class Digests:
         """Remembers the digests of all files that are settled; those of other images of the same place stay remembered."""
         if self._stamps is None:
             return
-        settled = self.known & (self._stamps[:, 1:].max(axis=1) < self._looked - SETTLED_NS)
-        names, stamps, digests = _load(self._path)
+        settled = self.known & (self._stamps[:, 1:3].max(axis=1) < self._looked - SETTLED_NS)
+        names, stamps, digests = _load(self._path, self._stamps.shape[1])
         current = set(self._names)
         of_others = np.array([row for row, name in enumerate(names) if name not in current], np.int64)
         kept = np.flatnonzero(settled)
@@ -143,7 +154,7 @@ class Digests:
 
     def _look_up(self) -> None:
         assert self._stamps is not None
-        names, stamps, digests = _load(self._path)
+        names, stamps, digests = _load(self._path, self._stamps.shape[1])
         if names == self._names:
             rows = np.arange(len(names))
         else:
@@ -162,15 +173,15 @@ def _joined(names: Sequence[str]) -> bytes:
     return "\0".join(names).encode("utf-8", "surrogateescape")
 
 
-def _load(record: Path) -> tuple[list[str], NDArray[np.int64], NDArray[np.uint8]]:
+def _load(record: Path, stamp: int) -> tuple[list[str], NDArray[np.int64], NDArray[np.uint8]]:
     """What a record holds; nothing, when there is none or it is damaged: it only saves time."""
     try:
-        with np.load(record, allow_pickle=False) as arrays:
+        with record.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
             stamps, digests = arrays["stamps"], arrays["digests"]
-        wanted = (np.int64, np.uint8, (len(names), 3), (len(names), LENGTH))
+        wanted = (np.int64, np.uint8, (len(names), stamp), (len(names), LENGTH))
         if (stamps.dtype, digests.dtype, stamps.shape, digests.shape) == wanted:
             return names, stamps, digests
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    return [], np.empty((0, 3), np.int64), np.empty((0, LENGTH), np.uint8)
+    except Exception:  # damage brings out errors of any type in zipfile and numpy
+        logger.debug("%s: not a whole record", record, exc_info=True)
+    return [], np.empty((0, stamp), np.int64), np.empty((0, LENGTH), np.uint8)

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from solo_gps.embeddings.store import NAME, PARTIAL, build_lock, cache_folders, cache_root, open_cache, read_manifest
+from solo_gps.embeddings.store import DECODED, NAME, PARTIAL, build_lock, cache_folders, cache_root, open_cache, read_manifest
 from solo_gps.errors import CacheError, did_you_mean
 from solo_gps.runtime.store import is_under_way, mend_of, verify_manifest
 
@@ -27,7 +27,7 @@ class CacheInfo:
         fingerprint: Name of the folder.
         folder: Its path.
         status: ``"whole"``, ``"partial"`` (a build that did not end, or is under way) or ``"damaged"``.
-        prior: Name of the encoder, ``None`` where unknown.
+        prior: Name of the encoder, or ``"decoded images"``; ``None`` where unknown.
         images: Number of images, ``None`` where unknown.
         dimensions: Dimensions of the embedding, ``None`` where unknown.
         dtype: Type of the numbers, ``None`` where unknown.
@@ -96,7 +96,12 @@ def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
         known |= names
     if not problems:
         try:
-            open_cache(folder, space="", images=manifest["images"])
+            if manifest.get("kind") == DECODED:
+                from solo_gps.embeddings.decoded import open_decoded
+
+                open_decoded(folder, manifest["images"])
+            else:
+                open_cache(folder, space="", images=manifest["images"])
         except CacheError as error:
             problems = [str(error)]
     foreign = [path for path in sorted(folder.iterdir()) if path.name not in known and not is_under_way(path)]
@@ -157,7 +162,7 @@ def _find(fingerprint: str, cache_dir: str | None) -> Path:
 
 def _whole(folder: Path) -> Path:
     if folder.name.endswith(PARTIAL):
-        raise CacheError(f"{folder} is a build that did not end, or is under way. The next run with its prior finishes it.")
+        raise CacheError(f"{folder} is a build that did not end, or is under way. The next run that wants it finishes it.")
     return folder
 
 
@@ -178,10 +183,10 @@ def _info(folder: Path) -> CacheInfo:
     return CacheInfo(
         **common,
         status="whole",
-        prior=manifest["prior"],
+        prior=manifest.get("prior", manifest.get("kind")),
         images=manifest["images"],
-        dimensions=manifest["dimensions"],
-        dtype=manifest["dtype"],
+        dimensions=manifest.get("dimensions"),
+        dtype=manifest.get("dtype"),
         age=now - datetime.fromisoformat(manifest["created"]).timestamp(),
         idle=now - (folder / NAME).stat().st_mtime,
     )

@@ -19,11 +19,20 @@ FORMAT = 2
 """Raised when the files or their meaning change. 2: a cache is named by the bytes of its images, and has checksums of blocks."""
 ARRAY = "embeddings.npy"
 STATE = "encoder.safetensors"
+DECODED = "decoded images"
+"""What a manifest says under ``kind`` where a folder does not hold embeddings."""
+PIXELS = "pixels.npy"
+PLACES = "places.npy"
 PARTIAL = ".partial"
 ENVIRONMENT = "SOLO_GPS_CACHE"
 
 
-_FACTS = {"images": int, "dimensions": int, "dtype": str, "prior": str, "created": str, "description": dict}
+_FACTS = {"images": int, "created": str, "description": dict}
+_FACTS_OF: dict[Any, dict[str, type]] = {
+    None: {**_FACTS, "dimensions": int, "dtype": str, "prior": str},
+    DECODED: {**_FACTS, "pixel_bytes": int},
+}
+_FILES_OF: dict[Any, set[str]] = {None: {ARRAY}, DECODED: {PIXELS, PLACES}}
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
@@ -67,9 +76,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = store.read_manifest(folder / NAME, FORMAT, store.mend_of(folder))
     try:
-        whole = all(type(manifest.get(key)) is kind for key, kind in _FACTS.items()) and ARRAY in manifest["files"]
+        kind = manifest.get("kind")
+        whole = all(type(manifest.get(key)) is wanted for key, wanted in _FACTS_OF[kind].items())
+        whole = whole and _FILES_OF[kind] <= set(manifest["files"])
         datetime.fromisoformat(str(manifest.get("created")))
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise CacheError(f"{folder / NAME} is damaged or was edited. {store.mend_of(folder)}")
@@ -88,7 +99,7 @@ def open_cache(folder: Path, *, space: str, images: int) -> Embeddings:
         CacheError: The folder is damaged or foreign; the message names the file and the mend.
     """
     manifest = read_manifest(folder)
-    if manifest.get("fingerprint") != folder.name:
+    if (manifest.get("fingerprint"), manifest.get("kind")) != (folder.name, None):
         raise CacheError(f"{folder} holds the cache {manifest.get('fingerprint')}, not its own. {store.mend_of(folder)}")
     array = store.open_array(
         folder / ARRAY, (manifest["images"], manifest["dimensions"]), manifest["dtype"], store.mend_of(folder)

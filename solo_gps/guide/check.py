@@ -11,14 +11,15 @@ from solo_gps.config import LARGEST_SEED, check_number, node_of, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
-from solo_gps.hosts.data_folder import check_data_folder, check_validation_folder
+from solo_gps.hosts.dali import INSTEAD, check_dali, check_dali_runs
+from solo_gps.hosts.data_folder import check_data_folder, check_validation_folder, reads_by_dali
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.hosts.keys import check_host_keys
 from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.choose import parse_search, resolve_search
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.plugins import lookup
+from solo_gps.plugins import lookup, plugin_manager
 from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
@@ -36,7 +37,7 @@ class Asked:
         prior: The prior's keys with its defaults; ``None`` when nothing would use it.
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
-        images: What becomes of images with more than 8 bits.
+        images: What becomes of images with more than 8 bits, and whether each is decoded once.
     """
 
     samplers: dict[str, Sampler]
@@ -59,12 +60,33 @@ def read_recipe(recipe: DictConfig) -> Asked:
         return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None, images=ImagesConfig())
     prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh, images = parse_refresh(recipe, samplers), parse_images(node_of(recipe, "images"))
+    if reads_by_dali(recipe):
+        check_dali(recipe)
+        _check_dali_guided(samplers, images)
     names = method_names()
     if names is not None:
         check_method(recipe, names, samplers)
     first = [sampler for sampler in samplers.values() if refresh is None or refresh.first > 0 or not sampler.refreshable]
     used = any(sampler.pairs_images or sampler.reads_prior for sampler in first)
     return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images)
+
+
+def _check_dali_guided(samplers: Mapping[str, Sampler], images: ImagesConfig) -> None:
+    """Refuses what happens where Python reads an image: with DALI it would not."""
+    for name, sampler in samplers.items():
+        if getattr(sampler.config, "on_bad_image", "stop") != "stop":
+            raise ConfigError(
+                f"sampler.{name}.on_bad_image={sampler.config.on_bad_image!r}: DALI cannot go on after an image that it cannot "
+                f"read. Leave it out, or {INSTEAD}."
+            )
+    if images != ImagesConfig():
+        raise ConfigError(f"images: with data.format='dali' DALI decodes the images by itself. Leave it out, or {INSTEAD}.")
+    wraps = [hook.plugin_name for hook in plugin_manager().hook.wrap_dataset.get_hookimpls()]
+    if wraps:
+        raise ConfigError(
+            f"data.format='dali': the plugin {wraps[0]!r} wraps the training set (wrap_dataset), and DALI would read past it. "
+            f"Uninstall it, or {INSTEAD}."
+        )
 
 
 def parse_images(node: object) -> ImagesConfig:
@@ -140,8 +162,10 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         check_host_keys(recipe)
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
+        if reads_by_dali(recipe):
+            check_dali_runs(recipe)
     check_data_folder(recipe)
-    if parse_images(node_of(recipe, "images")) != ImagesConfig():
+    if samplers:
         check_validation_folder(recipe)
 
 
@@ -181,7 +205,7 @@ def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
 
 
 def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str, Sampler]) -> None:
-    """Checks the method of a recipe, and its data's format, for the samplers.
+    """Checks the method of a recipe for the samplers.
 
     Args:
         recipe: The whole recipe.
@@ -191,7 +215,7 @@ def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str
     Raises:
         UnknownNameError: There is no such method.
         RefusedMethodError: A sampler cannot act on it.
-        ConfigError: The data's format cannot be guided.
+        ConfigError: The recipe names none.
     """
     method = node_of(recipe, "method")
     if method is None:
@@ -206,8 +230,3 @@ def check_method(recipe: DictConfig, names: Sequence[str], samplers: Mapping[str
         reason = sampler.refusal(str(method))
         if reason:
             raise RefusedMethodError(f"sampler {name!r} cannot act on method {method!r}: {reason}. Choose another method.")
-    if samplers and OmegaConf.select(recipe, "data.format") == "dali":
-        raise ConfigError(
-            "data.format='dali' decodes images on the GPU, out of solo-gps's reach; set data.format=image_folder for the same "
-            "files."
-        )

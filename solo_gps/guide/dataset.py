@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class GuidedDataset(Dataset):
         self.images = images
         self.pipelines = tuple(pipelines)
         self.from_positive = tuple(from_positive)
+        self._crops = tuple(zip(self.pipelines, self.from_positive, strict=True))
+        self._item = _reader(images)
         self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
         # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
@@ -67,9 +70,7 @@ class GuidedDataset(Dataset):
         anchor, positive = int(anchors[item]), int(positives[item])
         try:
             image, target, other = self._images(item, anchor, positive)
-            crops = [
-                pipeline(other if guided else image) for pipeline, guided in zip(self.pipelines, self.from_positive, strict=True)
-            ]
+            crops = [pipeline(other if guided else image) for pipeline, guided in self._crops]
         except StopIteration as error:  # Lightning would take it for the end of the epoch
             raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
         return item, crops, target
@@ -77,12 +78,12 @@ class GuidedDataset(Dataset):
     def _images(self, item: int, anchor: int, positive: int) -> tuple[Any, int, Any]:
         """The anchor, its target, and the positive; one for both where the other cannot be read and ``skip`` is on."""
         if self._shown is None:
-            image, target = _item(self.images, anchor)
-            return image, target, image if positive == anchor else self.images.image(positive)
+            image, target = self._item(anchor)
+            return image, target, image if positive == anchor else self._item(positive)[0]
         read: dict[int, tuple[Any, int]] = {}
         for index in {anchor: None, positive: None}:
             try:
-                read[index] = _item(self.images, index)
+                read[index] = self._item(index)
             except UnreadableImageError:
                 if index == positive and not read:
                     raise
@@ -127,10 +128,12 @@ class GuidedDataset(Dataset):
             self._shown.zero_()
 
 
-def _item(images: ImageSet, index: int) -> tuple[Any, int]:
-    if isinstance(images, HostImages):
-        return images.item(index)
-    labels = images.labels
+def _reader(images: ImageSet) -> Callable[[int], tuple[Any, int]]:
+    """From an index to the image and its target."""
+    return images.item if isinstance(images, HostImages) else partial(_item, images, images.labels)
+
+
+def _item(images: ImageSet, labels: NDArray[np.int64] | None, index: int) -> tuple[Any, int]:
     return images.image(index), -1 if labels is None else int(labels[index])
 
 
@@ -144,12 +147,13 @@ class HostItems(Dataset):
 
     def __init__(self, images: ImageSet, transform: Callable[[Any], Any]) -> None:
         self.images, self.transform = images, transform
+        self._item = _reader(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, Any, int]:
-        image, target = _item(self.images, index)
+        image, target = self._item(index)
         return index, self.transform(image), target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -55,6 +56,7 @@ class Pairing:
         self._refreshable = [name for name, sampler in samplers.items() if sampler.refreshable]
         self._without_table: set[str] = set()
         self._data_digest: str | None = None
+        self._pipeline: Any = None
         self._changes: dict[str, float] = {}
 
     @property
@@ -80,7 +82,7 @@ class Pairing:
             sampler.check(len(images))
         if self.refresh is not None:
             self.refresh.rehearse(images, pipeline)
-        self.images, self._data_digest, self.refreshed_epoch = images, None, None
+        self.images, self._pipeline, self._data_digest, self.refreshed_epoch = images, pipeline, None, None
         self.space = PriorSpace(images, self._cfg.get("prior"), self._cfg.get("search"))
         self._use_prior(self._samplers)
 
@@ -199,10 +201,19 @@ class Pairing:
         assert self.refresh is not None
         made_from = {
             "training images": self._digest_of_images(),
+            "images.* or first crop (size, normalisation)": repr(
+                (getattr(self.images, "identity", {}), self.refresh.sight(self._pipeline))
+            ),
             "refresh.of or refresh.space": [self.refresh.config.of, self.refresh.config.space],
         }
         keys = {f"keys of sampler.{name}": asdict(self._samplers[name].config) for name in self._refreshable}
-        return {**made_from, **keys, "labels as a mask": self._same_label}
+        return {**made_from, **keys, "labels as a mask": self._label_mask()}
+
+    def _label_mask(self) -> str | None:
+        """A digest of the labels that tables are confined by."""
+        if not self._same_label or self.labels is None:
+            return None
+        return hashlib.sha256(self.labels.tobytes()).hexdigest()
 
     def _digest_of_images(self) -> str:
         if self._data_digest is None:
@@ -246,7 +257,7 @@ def build_table(name: str, sampler: Sampler, space: PriorSpace, *, same_label: b
 
 
 def plain_pairs(images: int) -> Pairs:
-    """Every image with itself."""
+    """Returns every image as the positive of itself."""
     plain = np.arange(images, dtype=np.int32)
     return Pairs(anchors=plain, positives=plain)
 

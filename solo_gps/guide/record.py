@@ -20,7 +20,18 @@ from solo_gps.version import __version__
 KEY = "solo_gps"
 """Where the record stands: in the recipe, in Lightning's hyper-parameters and in a checkpoint."""
 NAME_LENGTH = 100
-NOT_IN_NAMES = {"name", "batch_size", "num_workers", "device", "cache_dir", "pictures", "max_pairs", "min_share", "on_bad_image"}
+NOT_IN_NAMES = {
+    "name",
+    "batch_size",
+    "num_workers",
+    "device",
+    "cache_dir",
+    "pictures",
+    "max_pairs",
+    "min_share",
+    "on_bad_image",
+    "store",
+}
 """Keys that change nothing of what is trained."""
 
 
@@ -37,7 +48,7 @@ def run_suffix(asked: Asked) -> str:
         prior = _named(asked.prior.name, asked.prior, same=set(RUNTIME_KEYS) - {"space"})
         parts += [prior] if prior != DEFAULT_ENCODER else []
     parts += [_named("refresh", asked.refresh)] if asked.refresh is not None else []
-    parts += [_named("images", asked.images)] if asked.images != ImagesConfig() else []
+    parts += [_named("images", asked.images, same={"store"})] if asked.images.scale is not None else []
     whole = "-".join(parts)
     # Of a path its last part says most; what is cut off goes into a digest.
     safe = re.sub(r"[^\w.=+-]", "", re.sub(r"(=)[^_]*/", r"\1", whole))[:NAME_LENGTH]

@@ -97,7 +97,7 @@ class Refresh:
             yield embeddings
 
     def _encoder(self, modules: Sequence[torch.nn.Module], pipeline: Any, *, precision: str) -> LiveNetwork:
-        mean, std = normalisation(pipeline)
+        image_size, mean, std = self.sight(pipeline)
         first = next(parameter for parameter in modules[0].parameters() if parameter.is_floating_point())
         config = PriorConfig(
             name="network",
@@ -111,10 +111,18 @@ class Refresh:
             config,
             _chained(modules, first.dtype),
             device=first.device,
-            image_size=int(self._recipe.augmentations[0].crop_size),
+            image_size=image_size,
             mean=mean,
             std=std,
         )
+
+    def sight(self, pipeline: Any) -> tuple[int, Sequence[float], Sequence[float]]:
+        """How the network is shown an image: its side in pixels, and mean and standard deviation of each channel.
+
+        Args:
+            pipeline: The host's transform of the first crop.
+        """
+        return (int(self._recipe.augmentations[0].crop_size), *normalisation(pipeline))
 
     @property
     def _cache_dir(self) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
 
+from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.embeddings.digests import same_listing
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
@@ -17,14 +20,15 @@ from solo_gps.guide.batch import share_and_purity, shown_crops
 from solo_gps.guide.check import Asked, check_unchanged
 from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, HostItems, crop_pipelines, crops_from_positive, guided_dataset
 from solo_gps.guide.fit import Fit
-from solo_gps.guide.pairing import Pairing
+from solo_gps.guide.pairing import Pairing, plain_pairs
 from solo_gps.guide.receipt import Receipt, receipt_folder, write_receipt
 from solo_gps.guide.record import KEY, record_of, run_suffix, table_digest, write_into
 from solo_gps.guide.refresh import Refresh
-from solo_gps.hosts.data_folder import check_batch
+from solo_gps.hosts.dali import Shown, check_reads
+from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
-from solo_gps.hosts.images import can_read, check_decoding, host_images
-from solo_gps.interfaces import ImageSet, ShownCrops, name_of
+from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
+from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
 from solo_gps.methods import facts_of
 from solo_gps.plugins import wrapped
 
@@ -89,28 +93,75 @@ class GuidedRun:
             guided_dataset(whole)  # it must still be found in there
         return GuidedLoader(whole, *args, **kwargs)
 
+    def shown_by(self, module: Any) -> Shown:
+        """What solo-learn's data module for DALI is to show: the same items as :meth:`make_loader`'s, of the same folder.
+
+        Args:
+            module: A ``PretrainDALIDataModule``.
+        """
+        with our_part("guiding the training set"):
+            dataset = self.host.build_train_set(
+                {
+                    "dataset": module.dataset,
+                    "train_path": module.train_data_path,
+                    "format": "image_folder",
+                    "no_labels": module.no_labels,
+                    "fraction": module.data_fraction,
+                },
+                self.host.build_transform(self.cfg),
+            )
+            check_batch(self.cfg, len(dataset), module.batch_size)
+            items = self._guide(dataset) if self.guides_images else self._items(dataset)
+            self._record_fingerprints()
+            if isinstance(items, GuidedDataset):
+                self.fit.guide(items)
+            return Shown(dataset=items, pairs=partial(self._drawn, items), seed=self.record["seed"])
+
+    def _drawn(self, items: GuidedDataset | HostItems) -> tuple[int, Pairs]:
+        """The number of the epoch about to start, and its pairs."""
+        epoch = self.fit.epoch
+        if not isinstance(items, GuidedDataset):
+            return epoch, plain_pairs(len(items))
+        items.redraw()
+        return epoch, Pairs(anchors=items.anchors.numpy(), positives=items.positives.numpy())
+
     def _guide(self, dataset: Any) -> GuidedDataset:
         pipelines = crop_pipelines(dataset.transform)
         images = self._prepare(dataset, pipelines[0])
         marks = crops_from_positive(self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)))
-        skip = any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
-        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=skip)
+        return GuidedDataset(images, pipelines, marks, self.pairing.pairs(epoch=0), skip=self._skips_unreadable)
 
     def _decoded(self, dataset: Any) -> Dataset:
         """The host's items, of images that are decoded by us, for samplers that choose no positive in the dataset."""
-        reads_prior = any(sampler.reads_prior for sampler in self.samplers.values())
-        if not (reads_prior or self.record["images"] or can_read(dataset)):
-            return dataset
-        images = self._prepare(dataset) if reads_prior else self._images_of(dataset)
+        needed = self._reads_prior or self.record["images"] or can_read(dataset)
+        return self._items(dataset) if needed else dataset
+
+    def _items(self, dataset: Any) -> HostItems:
+        images = self._prepare(dataset) if self._reads_prior else self._images_of(dataset)
         items = HostItems(images, dataset.transform)
-        if reads_prior:
+        if self._reads_prior:
             self.fit.read(items)
         return items
 
+    @property
+    def _reads_prior(self) -> bool:
+        return any(sampler.reads_prior for sampler in self.samplers.values())
+
     def _images_of(self, dataset: Any) -> ImageSet:
         images = host_images(dataset, self.asked.images)
+        if reads_by_dali(self.cfg):
+            check_reads(images, np.zeros(1, np.int64))
         check_decoding(images)
+        if self.asked.images.store is not None:
+            assert isinstance(images, HostImages), "a plugin's are refused by host_images"
+            keep_decoded(
+                images, self.asked.images.store, OmegaConf.select(self.cfg, "prior.cache_dir"), skip=self._skips_unreadable
+            )
         return images
+
+    @property
+    def _skips_unreadable(self) -> bool:
+        return any(getattr(sampler.config, "on_bad_image", "stop") == "skip" for sampler in self.samplers.values())
 
     def _prepare(self, dataset: Any, pipeline: Any = None) -> ImageSet:
         """The raw images, with their tables; of one training set alone, else one would be paired by the other's neighbours."""

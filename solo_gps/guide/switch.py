@@ -17,6 +17,8 @@ from solo_gps.guide.method import guided_method, is_guided
 from solo_gps.guide.programs import registries
 from solo_gps.guide.run import GuidedRun
 from solo_gps.guide.trainer_callback import trainer_callback
+from solo_gps.hosts.dali import guided_module
+from solo_gps.hosts.data_folder import reads_by_dali
 from solo_gps.hosts.detect import Host, detect_host
 from solo_gps.hosts.rehearsal import rehearse
 from solo_gps.plugins import wrapped
@@ -76,7 +78,10 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
         for methods in registries(program, host.methods, recipe.method):
             stack.callback(methods.__setitem__, recipe.method, original)
             methods[recipe.method] = guided
-        stack.enter_context(patch.object(host.loader_module, "DataLoader", run.make_loader))
+        if reads_by_dali(recipe):
+            stack.enter_context(guided_module(run.shown_by))
+        else:
+            stack.enter_context(patch.object(host.loader_module, "DataLoader", run.make_loader))
         stack.enter_context(patch.object(host.lightning.Trainer, "fit", _guarded_fit(host)))
         if asked.prior is None and recipe.get("prior") is not None:
             log.warning(

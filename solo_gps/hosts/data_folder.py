@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from solo_gps.config import node_of
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, UnreadableImageError, printable
 from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.hosts.devices import rank_count
+from solo_gps.hosts.h5 import wrong_with_h5
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, which would take a second to import."""
@@ -44,27 +45,45 @@ def check_data_folder(recipe: DictConfig) -> None:
 
 
 def check_validation_folder(recipe: DictConfig) -> None:
-    """Refuses a validation folder of images that solo-learn, which reads it by itself, would cut off at 0 and 255.
+    """Checks by listing, and by the first image of some classes, what solo-learn would stumble over in its validation.
 
     Raises:
-        DataError: One of the first images of its class folders has more than 8 bits.
+        DataError: The folder or file is missing, empty, or holds what solo-learn cannot read; or an image has more than 8 bits,
+            which solo-learn, that reads it by itself, would cut off at 0 and 255.
     """
+    data: Any = recipe.get("data") or {}
+    path = data.get("val_path")
+    kind = kind_of(data)
+    if path in (None, "None") or kind == "flat" or data.get("dataset") not in ("custom", "imagenet", "imagenet100"):
+        return
+    wrong = next(iter(_CHECKS[kind](path)), None)
+    if wrong is not None:
+        raise DataError(f"data.val_path={str(path)!r}: {wrong}")
+    for of_class in sorted(Path(path).expanduser().glob("*/"))[:CLASSES_LOOKED_AT] if kind == "classes" else ():
+        first = next((image for image in sorted(of_class.iterdir()) if is_image_name(image.name)), None)
+        if first is not None:
+            _check_validation_image(first)
+
+
+def _check_validation_image(file: Path) -> None:
     from PIL import Image
 
+    try:
+        with Image.open(file) as image:
+            decoded(image, ImagesConfig())
+    except LostValuesError as error:
+        raise DataError(
+            f"data.val_path: {printable(file)} {str(error).partition(', which')[0]}. images.scale does not reach the validation "
+            "set, which solo-learn reads by itself and cuts off at 0 and 255. Set data.val_path=null, or give it 8-bit images."
+        ) from error
+    except Exception as error:  # a damaged file brings out errors of any type
+        raise UnreadableImageError(f"data.val_path: {printable(file)}", error) from error
+
+
+def reads_by_dali(recipe: DictConfig) -> bool:
+    """Whether a recipe has its training images read by DALI."""
     data = node_of(recipe, "data")
-    folder = None if data is None else node_of(data, "val_path")
-    for of_class in sorted(Path(folder).glob("*/"))[:CLASSES_LOOKED_AT] if folder is not None else ():
-        first = next((path for path in sorted(of_class.iterdir()) if is_image_name(path.name)), None)
-        try:
-            with Image.open(first) as image:  # type: ignore[arg-type]
-                decoded(image, ImagesConfig())
-        except LostValuesError as error:
-            raise DataError(
-                f"data.val_path: {first} {str(error).partition(', which')[0]}. images.scale does not reach the validation set, "
-                "which solo-learn reads by itself and cuts off at 0 and 255. Set data.val_path=null, or give it 8-bit images."
-            ) from error
-        except Exception:  # solo-learn says so, if it comes to read it  # noqa: BLE001, S112  # nosec B112
-            continue
+    return isinstance(data, DictConfig) and data.get("format") == "dali"
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
@@ -147,55 +166,6 @@ def wrong_with_flat(path: str) -> Iterator[str]:
         yield "it is empty. Wanted image files."
 
 
-def wrong_with_h5(path: str) -> Iterator[str]:
-    """Yields why solo-learn 1.0.6 could not read an H5 file, by the list that it keeps of the file's images."""
-    if not os.path.isfile(path):
-        yield f"no such H5 file. Relative paths start at {Path.cwd()}."
-        return
-    try:
-        import h5py
-    except ImportError:
-        yield "reading H5 files needs h5py. Run pip install h5py."
-        return
-    if not h5py.is_hdf5(path):
-        yield "it is not an H5 file, or a damaged one. Set data.format=image_folder for a folder."
-        return
-    with h5py.File(path, "r") as file:
-        if not len(file):
-            yield "it is empty. Wanted groups of images, one a class."
-        kept = h5_list(path)
-        yield from _wrong_with_list(file, kept) if os.path.isfile(kept) else _wrong_with_groups(file)
-
-
-def _wrong_with_groups(file: Any) -> Iterator[str]:
-    for name, group in file.items():
-        if not hasattr(group, "keys"):
-            yield f"{name!r} is no group of images. Wanted groups, one a class, of the files' bytes by their names."
-        elif " " in name or any(" " in image for image in group):
-            yield f"group {name!r}: solo-learn's list of the images cannot hold a name with a space. Rename it in the H5 file."
-
-
-def _wrong_with_list(file: Any, kept: str) -> Iterator[str]:
-    listed: dict[str, set[str]] = {}
-    with open(kept, encoding="utf-8") as lines:
-        for line in lines:
-            group, _, name = line.rpartition(" ")[0].partition("/")
-            listed.setdefault(group, set()).add(name)
-    for group in sorted(set(file) | set(listed)):
-        names = listed.get(group, set())
-        if group not in file or len(file[group]) != len(names) or any(name not in names for name in file[group]):
-            yield (
-                f"{kept}, in which solo-learn keeps the list of its images, is of another H5 file of that name, or of an earlier "
-                f"one ({group!r} differs). Remove {kept}: solo-learn writes it anew."
-            )
-            return
-
-
-def h5_list(path: str) -> str:
-    """Where solo-learn 1.0.6 keeps the list of an H5 file's images, whichever folder the file is in."""
-    return os.path.join(os.path.expanduser("~"), os.path.basename(os.path.splitext(path)[0]) + ".txt")
-
-
 def is_image_name(name: str) -> bool:
     """Whether torchvision takes a file for an image, by its name."""
     return name.lower().endswith(EXTENSIONS)
@@ -221,15 +191,17 @@ _CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
 def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
     """Raises :class:`DataError` when no rank would get one whole batch of the training set: the host drops incomplete ones.
 
-    Lightning deals the items to the ranks, and fills up so that all have as many; a batch is one rank's.
+    Lightning deals the items to the ranks, and fills up so that all have as many; DALI leaves over what is no whole share. A
+    batch is one rank's.
 
     Args:
         recipe: The whole recipe, completed or not.
         images: Number of training images.
         batch_size: Of one rank.
     """
-    ranks = 1 if recipe.get("use_distributed_sampler") is False else rank_count(recipe)
-    share = -(-images // ranks)
+    by_dali = reads_by_dali(recipe)
+    ranks = 1 if recipe.get("use_distributed_sampler") is False and not by_dali else rank_count(recipe)
+    share = images // ranks if by_dali else -(-images // ranks)
     if share < batch_size:
         each = "" if ranks == 1 else f", {share} for each of {ranks} devices"
         mend = f"Set optimizer.batch_size to at most {share}." if share else "Check data.train_path and data.fraction."

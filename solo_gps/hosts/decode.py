@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from solo_gps.config import Keys, check_choice
 from solo_gps.errors import DataError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SCALES = ("own", "type", "fixed")
+STORES = ("memory", "mapped")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's modes of one channel with more than 8 bits. solo-learn's ``convert("RGB")`` cuts them off at 0 and 255."""
 
@@ -23,8 +24,8 @@ class LostValuesError(DataError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesConfig(Keys):
-    """Keys under ``images``."""
+class Scaling(Keys):
+    """What becomes of images with more than 8 bits."""
 
     scale: str | None = None
     """What becomes black and white in images of 16 bits or float: each image's ``own`` least and largest value, ``type`` (0 and 65535; of float 0 and 1), or ``fixed`` (low and high). null reads what fits 8 bits, and refuses the rest."""  # noqa: E501
@@ -43,8 +44,25 @@ class ImagesConfig(Keys):
         if self.scale == "fixed" and not (len(given) == 2 and given[0] < given[1]):
             raise ValueError(f"scale=fixed wants two numbers low < high, got low={self.low} and high={self.high}.")
 
+    def identity(self) -> dict[str, Any]:
+        """What makes other pixels of the same stored bytes; empty where they are solo-learn's."""
+        return {} if self.scale is None else {"images": {"scale": self.scale, "low": self.low, "high": self.high}}
 
-def decoded(image: Image, config: ImagesConfig) -> Image:
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig(Scaling):
+    """Keys under ``images``."""
+
+    store: str | None = None
+    """Decode each image once, and keep its pixels: in `memory` while the run lasts, or `mapped` from files beside the prior's cache, for every run. null decodes anew each time an image is shown."""  # noqa: E501
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.store is not None:
+            check_choice("store", self.store, STORES)
+
+
+def decoded(image: Image, config: Scaling) -> Image:
     """Returns an opened image as RGB of 8 bits.
 
     Args:
@@ -65,10 +83,11 @@ def decoded(image: Image, config: ImagesConfig) -> Image:
     if config.scale is None:
         if fits_8_bits(image.mode, low, high):
             return image.convert("RGB")
+        key = "+images" if getattr(config, "store", None) is None else "images.scale"  # a group is typed once
         raise LostValuesError(
             f"has values from {low:g} to {high:g} (mode {image.mode}), which solo-learn cuts off at 0 and 255. Say what becomes "
-            f"black and white: +images=own (each image's own least and largest), +images=type (0 and {_white(image.mode)}), or "
-            f"+images=fixed images.low={low:g} images.high={high:g}."
+            f"black and white: {key}=own (each image's own least and largest), {key}=type (0 and {_white(image.mode)}), or "
+            f"{key}=fixed images.low={low!r} images.high={high if high > low else low + 1!r}."
         )
     return _scaled(values, *_ends(image.mode, config, low, high))
 
@@ -82,7 +101,7 @@ def _white(mode: str) -> int:
     return 1 if mode == "F" else 65535
 
 
-def _ends(mode: str, config: ImagesConfig, low: float, high: float) -> tuple[float, float]:
+def _ends(mode: str, config: Scaling, low: float, high: float) -> tuple[float, float]:
     if config.scale == "own":
         return low, high
     if config.low is not None and config.high is not None:

@@ -15,11 +15,12 @@ from solo_gps.errors import ConfigError, UnknownNameError, first_line
 from solo_gps.hosts.devices import rank_count
 from solo_gps.hosts.schema import CROP_GROUPS, DATASETS, OPTIMIZERS, SCHEDULERS, SECTIONS, Frame, MethodKwargs
 from solo_gps.methods import facts_of
+from solo_gps.runtime.files import check_can_write
 from solo_gps.runtime.machine import check_fits
 
 _LIGHTNINGS = ("best", "last", "hpc", "registry")  # what Lightning looks for by itself
 _TEXTS = ("data.dataset", "data.train_path", "data.val_path", "data.format", "resume_from_checkpoint", "checkpoint.dir")
-_COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False, "log_every_n_steps": False}
+_COUNTS = {"max_epochs": True, "accumulate_grad_batches": False, "num_nodes": False}
 _QUEUES = ("all4one", "mocov2plus", "nnbyol", "nnclr", "nnsiam", "ressl")
 DEFAULT_QUEUE = 65536  # solo-learn's own
 DEFAULT_WHITENING = 256
@@ -28,7 +29,8 @@ DEFAULT_WHITENING = 256
 def check_host_keys(recipe: DictConfig) -> None:
     """Checks names, types and bounds of what solo-learn reads, and what must fit together.
 
-    Keys that solo-learn does not know are left alone: they may be the program's own.
+    Keys that solo-learn does not know are left alone: they may be the program's own. Lightning's are checked by its own code
+    (:func:`solo_gps.hosts.rehearsal.rehearse`).
 
     Raises:
         ConfigError: A key is missing, or has a value that solo-learn cannot use.
@@ -49,12 +51,16 @@ def check_host_keys(recipe: DictConfig) -> None:
         _check_count(key, _value(recipe, key), required)
     _check_crops(recipe, sections["optimizer"].batch_size)
     _check_sizes(recipe, sections["optimizer"].batch_size)
-    _check_name(recipe)
+    if sections["checkpoint"].enabled:
+        _check_name(recipe)
+        check_can_write(sections["checkpoint"].dir, "checkpoint.dir")
     _check_checkpoint(_value(recipe, "resume_from_checkpoint"))
 
 
 def _check_finite(recipe: DictConfig) -> None:
-    for key, value in numbers_of(OmegaConf.to_container(recipe, resolve=False), ""):
+    known = {key: recipe._get_node(key, validate_access=False) for key in (*SECTIONS, "augmentations", "method_kwargs")}
+    values = {key: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node for key, node in known.items()}
+    for key, value in numbers_of(values, ""):
         try:
             check_number(key, value, most=max(2**63, value) if isinstance(value, int) else None)
         except ValueError as error:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from solo_gps.errors import SoloGpsError, of_host
+from solo_gps.config import numbers_of
+from solo_gps.errors import ConfigError, SoloGpsError, of_host
 from solo_gps.hosts.detect import Host
 from solo_gps.runtime.determinism import preserved_generators
 
@@ -28,11 +31,21 @@ def rehearse(recipe: DictConfig, host: Host) -> None:
             cfg = host.complete(deepcopy(recipe))
             host.build_transform(cfg)
             host.build_optimizer(cfg, torch.nn.Linear(1, 1))
-            host.lightning.Trainer(**{**host.trainer_kwargs(cfg), "logger": False, "callbacks": []})
+            keys = host.trainer_kwargs(cfg)
+            _check_trainer(keys, host)
+            host.lightning.Trainer(**{**keys, "logger": False, "callbacks": []})
         except SoloGpsError:
             raise
         except Exception as error:
             raise of_host(error, "reading the recipe") from error
+
+
+def _check_trainer(keys: Mapping[str, Any], host: Host) -> None:
+    for key, value in numbers_of(keys, ""):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value} must be a finite number.")
+    if keys.get("log_every_n_steps") == 0 and host.generation == "1.0.2":
+        raise ConfigError("log_every_n_steps=0: its Lightning would divide by it. Set at least 1.")
 
 
 @contextmanager

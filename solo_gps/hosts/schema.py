@@ -149,7 +149,7 @@ class AutoResume(Keys):
 
     enabled: bool = False
     """Whether the newest checkpoint of an equal recipe is resumed."""
-    max_hours: int = number(36, least=0)
+    max_hours: float = number(36, least=0)
     """Age up to which a checkpoint counts."""
 
 

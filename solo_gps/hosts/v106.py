@@ -13,7 +13,7 @@ from unittest.mock import patch
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
-from solo_gps.hosts.data_folder import check_batch
+from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Solo106:
         from solo.args.pretrain import parse_cfg
 
         OmegaConf.set_struct(cfg, False)
+        if cfg.data.get("num_workers") is None:
+            raise ConfigError("data.num_workers is missing, and solo-learn has no default for it. Set for example 4.")
         devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
         count = device_count(devices, accelerator)
         cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate
@@ -95,8 +97,6 @@ class Solo106:
 
     def build_train_loader(self, cfg: DictConfig) -> DataLoader:
         """Builds the training loader through solo-learn's functions."""
-        if cfg.data.format == "dali":
-            raise ConfigError("data.format='dali' needs solo-learn's own main_pretrain.py; set data.format=image_folder.")
         dataset = self.build_train_set(cfg.data, self.build_transform(cfg))
         check_batch(cfg, len(dataset), cfg.optimizer.batch_size)
         return self.loader_module.prepare_dataloader(
@@ -114,7 +114,7 @@ class Solo106:
             cfg.data.dataset,
             train_data_path=cfg.data.train_path,
             val_data_path=cfg.data.val_path,
-            data_format=cfg.data.format,
+            data_format="image_folder" if reads_by_dali(cfg) else cfg.data.format,
             batch_size=cfg.optimizer.batch_size,
             num_workers=cfg.data.num_workers,
         )

@@ -214,7 +214,7 @@ class VaeConfig(FittedConfig):
 
     name: str = "vae"
     """Registered name of the encoder."""
-    noise: float = number(0.1, above=0, most=1000)
+    noise: float = number(0.1, least=1e-4, most=1000)
     """Standard deviation of a pixel in [0, 1] around its reconstruction: smaller keeps more detail."""
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from solo_gps.errors import MachineError
+
 CHUNK = 1 << 20
 
 
@@ -28,6 +30,25 @@ def in_bytes(size: int) -> str:
         if size >= one:
             return f"{size / one:,.1f} {unit}"
     return f"{size / 1e3:,.1f} kB"
+
+
+def check_can_write(folder: str | Path, where: str) -> None:
+    """Checks that files can be written to a folder, which may have to be made first.
+
+    Args:
+        folder: The folder.
+        where: What names it, for the user, for example ``"checkpoint.dir"``.
+
+    Raises:
+        MachineError: They cannot.
+    """
+    there = Path(folder).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise MachineError(f"{where}={str(folder)!r}: {there} is no folder. Set {where} to another place.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MachineError(f"{where}={str(folder)!r}: {there} cannot be written to. Mend its permissions, or set another.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from solo_gps.hookspecs import hookimpl
 def register_samplers() -> dict[str, str]:
     """Registers the built-in samplers."""
     return {
-        "gps": "solo_gps.samplers.gps:Gps",
+        "gps": "solo_gps.samplers.gps.sampler:Gps",
         "pnn": "solo_gps.samplers.pnn.sampler:Pnn",
         "sepp": "solo_gps.samplers.sepp.sampler:Sepp",
     }

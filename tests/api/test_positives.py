@@ -310,7 +310,7 @@ def test_no_solo_learn_is_imported():
 def test_every_key_of_gps_is_one_here_or_says_why_not():
     from dataclasses import fields
 
-    from solo_gps.samplers.gps import GpsConfig
+    from solo_gps.samplers.gps.config import GpsConfig
 
     for field in fields(GpsConfig):
         if field.name in NOT_HERE:

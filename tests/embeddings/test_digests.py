@@ -14,6 +14,7 @@ from PIL import Image
 
 from solo_gps.embeddings import embed
 from solo_gps.embeddings.digests import RECORDS, SETTLED_NS, Digests, same_listing
+from solo_gps.errors import DataError
 
 PRIOR = {"name": "pixels", "image_size": 4, "num_workers": 0}
 N = 6
@@ -108,6 +109,35 @@ def test_images_of_another_share_of_the_folder_stay_remembered(folder: Path, cac
 
 
 @pytest.mark.usefixtures("settled")
+def test_b1_folders_that_changed_places_under_one_tick_of_the_clock(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in "ab":
+        write(folder / name / "0.png", ord(name))
+        os.utime(folder / name / "0.png", ns=(10**18, 10**18))
+    really = FolderImages.stamps
+    monkeypatch.setattr(FolderImages, "stamps", lambda self: really(self) * [1, 1, 0, 1] + [0, 0, 10**18, 0])
+    first = embed(FolderImages(folder), PRIOR)
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (folder / old).rename(folder / new)
+    swapped = embed(FolderImages(folder), PRIOR)
+    np.testing.assert_array_equal(swapped.array, first.array[::-1])
+
+
+@pytest.mark.usefixtures("settled")
+def test_f4_a_record_of_any_damage_is_read_as_none(folder: Path, cache_dir: Path) -> None:
+    Digests(FolderImages(folder), cache_dir).read()
+    (record,) = (cache_dir / RECORDS).iterdir()
+    whole, known = record.read_bytes(), []
+    for place in range(len(whole)):  # of the header, of the central directory, and of the arrays
+        record.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        known.append(Digests(FolderImages(folder), cache_dir).known.any())
+    assert sum(known) < len(known) / 2, "the flips that count were among them"
+
+
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("damage", [b"", b"PK", None])
 def test_a_damaged_record_costs_a_reading_and_no_more(folder: Path, cache_dir: Path, damage: bytes | None) -> None:
     first = embed(FolderImages(folder), PRIOR)
@@ -163,6 +193,26 @@ def test_a_state_fitted_on_other_images_is_fitted_again(
     write(folder / "4.png", 99)
     array = embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir)}).array
     np.testing.assert_array_equal(array, embed(FolderImages(folder), {**prior, "cache_dir": str(tmp_path / "fresh")}).array)
+
+
+def test_b5_images_replaced_while_a_prior_is_fitted_are_an_error(
+    folder: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from solo_gps.priors.pca import PcaEncoder
+
+    prior = {"name": "pca", "image_size": 4, "dimensions": 3}
+    really = PcaEncoder.fit
+
+    def fit(self: PcaEncoder, images: Any) -> None:
+        really(self, images)
+        write(folder / "4.png", 99)
+
+    monkeypatch.setattr(PcaEncoder, "fit", fit)
+    with pytest.raises(DataError, match=r"changed while a prior was trained on them\. Run again"):
+        embed(FolderImages(folder), prior)
+    monkeypatch.undo()
+    array = embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir)}).array
+    np.testing.assert_array_equal(array, embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir / "fresh")}).array)
 
 
 def test_the_listing_of_a_second_set(folder: Path, digit_images: Any) -> None:

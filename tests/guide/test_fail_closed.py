@@ -13,7 +13,7 @@ from solo_gps.guide.fit import Fit
 from solo_gps.guide.run import GuidedRun
 from solo_gps.hosts.detect import detect_host
 from solo_gps.priors.pixels import PixelsEncoder
-from solo_gps.samplers.gps import Gps
+from solo_gps.samplers.gps.sampler import Gps
 
 pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore")]  # the hosts warn of today's libraries
 HOST = detect_host()

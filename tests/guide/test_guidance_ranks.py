@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -71,6 +72,20 @@ def test_each_rank_is_guided_on_its_own_share(program, start, programs):
         seen = np.concatenate([step["items"] for step in steps if step["step"] == number])
         assert len(set(seen.tolist())) == len(seen) == 32, "the ranks share the images"
     assert printed.count("64 items seen in 2 steps (finished)") == 1, "one receipt, over both ranks"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere each process has memory of its own")
+def test_the_ranks_of_one_machine_share_the_decoded_images(programs, own_cache):
+    programs.recipe(f"{programs.text}{NODES}images: {{store: memory}}\n")
+    watch = programs.watch()
+    command, environ = programs.command("pretrain", *TWO_RANKS), programs.environ(watch)
+    run = subprocess.Popen(command, cwd=programs.folder, env=environ, stderr=subprocess.PIPE, text=True)
+    assert "kept 48 decoded images" in run.communicate(timeout=300)[1]
+    assert run.returncode == 0
+    for rank in (0, 1):
+        check_guided([step for step in Steps(watch).all if step["rank"] == rank], "gps", programs.images)
+    (record,) = own_cache.glob(".records/*.json")
+    assert json.loads(record.read_text())["pid"] == run.pid, "the second rank, which starts later, made none of its own"
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from config_keys import composed
 from odd_images import write_deep, write_huge, write_truncated
 from omegaconf import OmegaConf
 from PIL import Image
@@ -15,7 +17,8 @@ import solo_gps
 from solo_gps.commands.program import run_program
 from solo_gps.embeddings import embed
 from solo_gps.errors import ConfigError, DataError, UnreadableImageError
-from solo_gps.hosts.decode import ImagesConfig
+from solo_gps.guide.check import parse_images
+from solo_gps.hosts.decode import ImagesConfig, decoded
 from solo_gps.hosts.detect import detect_host
 from solo_gps.hosts.images import host_images
 
@@ -98,14 +101,15 @@ def test_c3_pnn_alone_names_it_too(ends, folder):
     assert f"{folder}/2/006.png cannot be read" in ends(sampler={"pnn": {}})
 
 
+@pytest.mark.parametrize("store", [None, "memory", "mapped"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skip_shows_the_other_image_alone_and_says_so(recipe, train, folder, rows, workers, tmp_path, caplog):
+def test_skip_shows_the_other_image_alone_and_says_so(recipe, train, folder, rows, workers, store, tmp_path, caplog):
     """Images are numbers here: the positive of 30 is one of 28 to 32, and what is shown is compared pixel by pixel."""
     known = np.stack([np.asarray(image) for image, _ in host_set(folder)])
     (folder / "2" / "006.png").write_bytes(b"no image")
     sampler = {"gps": {"k": 3, "choose": "nearest", "on_bad_image": "skip"}}
     data = {"train_path": str(folder), "num_workers": workers}
-    cfg = recipe(batch_size=16, max_epochs=1, sampler=sampler, prior=rows, data=data, name="skip")
+    cfg = recipe(batch_size=16, max_epochs=1, sampler=sampler, prior=rows, data=data, images={"store": store}, name="skip")
     cfg.checkpoint = {"enabled": True, "dir": str(tmp_path / "kept"), "frequency": 1, "keep_prev": False}
     run = train(cfg)
     items, first, second = (np.concatenate([get(step) for step in run.batches]) for get in (indices, crop(0), crop(1)))
@@ -208,6 +212,13 @@ def test_b4_pixels_of_each_scale(tmp_path):
     assert grey(1, scale="own") == [0, 128, 191, 255]
     assert grey(1, scale="fixed", low=0, high=1) == [0, 0, 128, 255]
     assert grey(2) == [0, 3, 255], "what fits 8 bits is read as solo-learn reads it"
+    write_deep(tmp_path / "a" / "3.png", np.array([[70000 - 5000] * 2]))
+    for index, high in ((1, 1.0), (3, 65001)):
+        with pytest.raises(DataError) as caught:
+            grey(index)
+        low, advised = re.search(r"images.low=(\S+) images.high=(\S+)\.", str(caught.value)).groups()
+        assert grey(index, scale="fixed", low=float(low), high=float(advised))[0] == 0, "the advice is accepted as printed"
+        assert float(advised) == high
     for index, keys, text in (
         (0, {}, "values from 100 to 65535"),
         (1, {}, "-1 to 1"),
@@ -235,6 +246,7 @@ def test_b4_a_validation_set_of_16_bits_is_refused_beside_images(recipe, folder,
         ({"scale": "own", "low": 5}, "low and high belong to scale=fixed"),
         ({"scael": "own"}, r"images.scael: no such key.*Did you mean 'scale'"),
         ("own", r"images='own': wanted a group"),
+        ({"store": "memroy"}, r"images: store='memroy' is not one of memory, mapped. Did you mean 'memory'"),
     ],
 )
 def test_b4_wrong_keys(node, text, recipe):
@@ -248,3 +260,74 @@ def test_an_error_of_a_loaders_worker_is_one_line():
     traceback = f"Original Traceback:\n  x\nsolo_gps.errors.UnreadableImageError: {error}\n"
     sent = f"Caught UnreadableImageError in DataLoader worker process 0.\n{traceback}"
     assert str(UnreadableImageError(sent)) == str(error)
+
+
+def is_same(run, expected):
+    assert np.array_equal(run.losses, expected.losses, equal_nan=True)  # without labels the classifier's is no number
+    for (items, crops, targets), (same, as_before, known) in zip(run.batches, expected.batches, strict=True):
+        assert (items == same).all()
+        assert (targets == known).all()
+        assert all((one == other).all() for one, other in zip(crops, as_before, strict=True))
+
+
+PNN = pytest.param(
+    {"pnn": {}}, marks=pytest.mark.skipif(HOST.generation != "1.0.6", reason="on 1.0.2 pNN acts on methods with queues")
+)
+
+
+@pytest.mark.parametrize("store", ["memory", "mapped"])
+@pytest.mark.parametrize("sampler", [GPS, {"sepp": {"low": 0.1, "high": 0.9}}, PNN])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_decoded_once_train_as_those_that_are_decoded_each_time(recipe, train, sampler, store, workers):
+    nodes = {"max_epochs": 2, "sampler": sampler, "data": {"num_workers": workers}, "flip": 0.5}
+    nodes.update({} if "pnn" in sampler else {"prior": PIXELS})
+    expected = train(recipe(**nodes))
+    is_same(train(recipe(**nodes, images={"store": store})), expected)
+
+
+def test_an_epoch_of_a_run_with_a_store_decodes_no_file(recipe, train, monkeypatch):
+    opened = []
+    monkeypatch.setattr("solo_gps.hosts.images.decoded", lambda image, config, do=decoded: opened.append(1) or do(image, config))
+    nodes = {"max_epochs": 3, "sampler": GPS, "prior": PIXELS, "refresh": {"every": 1}}
+    train(recipe(**nodes, images={"store": "mapped"}))
+    rehearsed = len(opened)
+    assert 48 < rehearsed < 2 * 48
+    train(recipe(**nodes, images={"store": "mapped"}))
+    assert len(opened) - rehearsed < 16, "but for the few that are decoded to see whether they can be"
+
+
+@pytest.mark.parametrize("store", ["memory", "mapped"])
+def test_a_flat_folder_that_is_decoded_once(recipe, train, digits, tmp_path, store):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (digits / "train").glob("*/*.png"):
+        Image.open(path).resize((8 + len(path.name) % 3, 9)).save(flat / f"{path.parent.name}-{path.name}")
+    nodes = {"max_epochs": 1, "sampler": GPS, "prior": PIXELS, "data": {"train_path": str(flat), "no_labels": True}}
+    is_same(train(recipe(**nodes, images={"store": store})), train(recipe(**nodes)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "images"),
+    [
+        (["+images=memory"], ImagesConfig(store="memory")),
+        (["+images=mapped", "images.scale=own"], ImagesConfig(store="mapped", scale="own")),
+        (["+images=own", "images.store=memory"], ImagesConfig(store="memory", scale="own")),
+        (
+            ["+images=memory", "images.scale=fixed", "images.low=0", "images.high=9"],
+            ImagesConfig(store="memory", scale="fixed", low=0, high=9),
+        ),
+        (["+images=fixed", "images.low=0", "images.high=9"], ImagesConfig(scale="fixed", low=0, high=9)),
+    ],
+)
+def test_groups_of_images_as_they_are_typed(typed, images):
+    assert parse_images(composed(*typed)["images"]) == images
+
+
+def test_the_store_is_no_part_of_a_runs_name(recipe):
+    names = []
+    for images in ({}, {"store": "memory"}, {"scale": "own"}, {"scale": "own", "store": "mapped"}):
+        with solo_gps.activate(cfg := recipe(sampler=GPS, images=images)) as run:
+            run.record_in(cfg)
+        names.append(cfg.name)
+    assert names[0] == names[1] != names[2] == names[3]
+    assert cfg.images.store == "mapped"

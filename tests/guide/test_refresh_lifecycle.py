@@ -13,6 +13,7 @@ from nearest_by_hand import assert_agree, nearest_by_hand
 
 import solo_gps
 from solo_gps.errors import DataError
+from solo_gps.guide.pairing import Pairing
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host
@@ -163,6 +164,7 @@ def test_a_trainer_that_fits_twice_has_one_callback(fit_in_steps):
         ({"sampler": {"gps": {"k": 2}}}, "found with other keys of sampler.gps"),
         ({"refresh": {"every": 1, "of": "projections"}}, "found with other refresh.of or refresh.space"),
         ({"data": {"fraction": 0.5}}, "found with other training images"),
+        ({"images": {"scale": "type"}}, "found with other images.* or first crop"),
         ({"refresh": None}, "this one is guided by its prior"),
     ],
 )
@@ -183,6 +185,20 @@ def test_neighbours_that_this_run_would_not_have_found_are_not_taken_over(
     assert len(tables) == (1 if nodes.get("refresh", "") is None else 2)
     assert np.isin(drawn[2], tables[-1][1]).all()
     assert (drawn[2][:, None] == tables[-1][1]).any(axis=1).all()
+
+
+def test_b3_neighbours_confined_by_other_labels_are_not_taken_over(fit_in_steps, monkeypatch, caplog):
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+        pairing = run.on.pairing
+        monkeypatch.setattr(Pairing, "_same_label", True)
+        state = pairing.state()
+        caplog.set_level("WARNING")
+        pairing.load_state(state)
+        assert "found with other" not in caplog.text
+        monkeypatch.setattr(Pairing, "labels", pairing.labels[::-1].copy())
+        pairing.load_state(state)
+        assert "found with other labels as a mask" in caplog.text
 
 
 def test_a_stock_checkpoint_or_an_earlier_one_brings_nothing(fit_in_steps, drawn, tables, tmp_path, caplog):

@@ -8,7 +8,8 @@ import pytest
 from solo_gps.guide.pairing import _judged, _sizes
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.samplers.base import Sampler
-from solo_gps.samplers.gps import Gps, GpsConfig
+from solo_gps.samplers.gps.config import GpsConfig
+from solo_gps.samplers.gps.sampler import Gps
 
 
 def table(*rows):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
 from solo_gps.hosts.data_folder import EXTENSIONS, check_data_folder
 from solo_gps.hosts.detect import detect_host
+from solo_gps.hosts.h5 import wrong_with_h5
 from solo_gps.hosts.images import host_images
 
 pytestmark = pytest.mark.host
@@ -59,7 +62,12 @@ def test_image_folder(digits):
     first = digits / "train" / "0" / "000.png"
     assert images.names[0] == "0/000.png"
     assert next(images.content()) == images.stored(0) == first.read_bytes()
-    assert images.stamps()[0].tolist() == [first.stat().st_size, first.stat().st_mtime_ns, first.stat().st_ctime_ns]
+    assert images.stamps()[0].tolist() == [
+        first.stat().st_size,
+        first.stat().st_mtime_ns,
+        first.stat().st_ctime_ns,
+        first.stat().st_ino,
+    ]
     assert dataset.transform is not None
 
 
@@ -135,6 +143,110 @@ def test_b1_an_h5_file_is_known_by_its_bytes(tmp_path, monkeypatch, cache_dir):
     assert prints[0] != prints[1] == prints[2]
 
 
+def test_b1_an_h5_file_of_links_is_known_by_the_files_behind_them(h5, tmp_path, cache_dir, monkeypatch):
+    import h5py
+
+    monkeypatch.setattr("solo_gps.embeddings.digests.SETTLED_NS", -(2 << 40))
+    with h5py.File(h5) as source:
+        names = [f"{group}/{name}" for group in source for name in source[group]]
+        for turn in (1, -1):
+            for part in "ab":
+                with h5py.File(tmp_path / f"{part}{turn}.h5", "w") as file:
+                    for name, other in list(zip(names, names[::turn], strict=True))["ab".index(part) :: 2]:
+                        file[f"{part}/{name.replace('/', '')}"] = source[other][()]
+    with h5py.File(tmp_path / "master.h5", "w") as file:
+        file["a"], file["b"] = (h5py.ExternalLink(f"{part}.h5", f"/{part}") for part in "ab")
+    arrays = []
+    for turn in (1, -1):
+        for part in "ab":
+            os.replace(tmp_path / f"{part}{turn}.h5", tmp_path / f"{part}.h5")
+        images = h5_images(tmp_path / "master.h5")
+        arrays.append(embed(images, {"name": "pixels"}).array)
+        for index in (0, len(images) - 1):
+            np.testing.assert_array_equal(arrays[-1][index], embed(Just(images.image(index)), {"name": "pixels"}).array[0])
+    assert not np.array_equal(*arrays)
+
+
+def test_b1_an_h5_image_whose_bytes_lie_elsewhere_is_refused(h5, tmp_path):
+    import h5py
+
+    with h5py.File(h5, "r+") as file:
+        layout = h5py.VirtualLayout(shape=file["2/006.png"].shape, dtype=np.uint8)
+        layout[:] = h5py.VirtualSource(file["2/006.png"])
+        file.create_virtual_dataset("2/zz.png", layout)
+    images = h5_images(h5)
+    with pytest.raises(DataError, match=r"2/zz.png cannot be read:.*bytes lie in another file.*copy them into this one"):
+        list(images.content())
+
+
+@pytest.mark.parametrize("value", ["group", "hello", np.zeros((8, 8, 3), np.uint8)])
+def test_f5_an_h5_entry_that_is_no_image_is_one_error(h5, value):
+    import h5py
+
+    with h5py.File(h5, "r+") as file:
+        if isinstance(value, str) and value == "group":
+            file["2"].create_group("zz.png")
+        else:
+            file["2"]["zz.png"] = value
+    images = h5_images(h5)
+    with pytest.raises(DataError, match=r"digits.h5: 2/zz.png cannot be read: "):
+        images.image(images.names.index("2/zz.png"))
+
+
+@pytest.mark.parametrize("name", ["a b.png", "a\nb.png", "a\rb.png", b"\xff.png"])
+def test_f5_an_h5_name_that_solo_learns_list_cannot_hold_is_said_first(h5, name):
+    import h5py
+
+    with h5py.File(h5, "r+") as file:
+        file["2"][name] = file["2/006.png"][()]
+    for _ in range(2):
+        (wrong,) = wrong_with_h5(str(h5))
+        assert f"cannot hold the name {name!r}" in wrong
+        (Path(h5).parent / "digits.txt").write_text("another set's\n")
+        assert "cannot hold the name" in next(wrong_with_h5(str(h5)))
+        (Path(h5).parent / "digits.txt").unlink()
+
+
+@pytest.mark.parametrize("damage", ["labels", "twice"])
+def test_c4_solo_learns_list_with_other_labels_or_twice_the_same(h5, damage):
+    h5_images(h5)
+    kept = Path(h5).parent / "digits.txt"
+    lines = kept.read_text().splitlines()
+    assert not list(wrong_with_h5(str(h5)))
+    if damage == "labels":
+        lines = [f"{line[:-1]}{(int(line[-1]) + 1) % 3}" for line in lines]
+    else:
+        lines[1] = lines[0]
+    kept.write_text("\n".join(lines) + "\n")
+    (wrong,) = wrong_with_h5(str(h5))
+    assert "of an earlier one" in wrong
+    assert f"Remove {kept}" in wrong
+
+
+def h5_images(path):
+    from solo.data.h5_dataset import H5Dataset
+
+    return host_images(indexed(H5Dataset)("imagenet", str(path), None))
+
+
+class Just:
+    """One image in memory."""
+
+    labels = None
+
+    def __init__(self, image):
+        self._image = image
+
+    def __len__(self):
+        return 1
+
+    def image(self, index):
+        return self._image
+
+    def content(self):
+        yield self._image.tobytes()
+
+
 def test_an_empty_set_is_refused(tmp_path):
     dataset = in_memory(CIFAR10, np.empty((0, 32, 32, 3), np.uint8), targets=[])
     with pytest.raises(DataError, match="holds no image"):
@@ -182,6 +294,16 @@ def test_c3_an_h5_image_that_cannot_be_read_is_named(h5, recipe, train):
     cfg = recipe(sampler={"gps": {"k": 3}}, prior={"name": "pixels"}, data={**H5, "train_path": str(h5)})
     with pytest.raises(DataError, match=r"digits.h5: 2/006.png cannot be read: UnidentifiedImageError"):
         train(cfg)
+
+
+@pytest.mark.parametrize("store", ["memory", "mapped"])
+def test_an_h5_file_that_is_decoded_once(h5, recipe, train, store):
+    nodes = {"max_epochs": 1, "sampler": {"gps": {"k": 3}}, "prior": {"name": "pixels"}, "data": {**H5, "train_path": str(h5)}}
+    expected, run = train(recipe(**nodes)), train(recipe(**nodes, images={"store": store}))
+    assert run.losses == expected.losses
+    for (_, crops, targets), (_, as_before, known) in zip(run.batches, expected.batches, strict=True):
+        assert (targets == known).all()
+        assert all((one == other).all() for one, other in zip(crops, as_before, strict=True))
 
 
 def test_c4_solo_learns_list_of_another_h5_file_is_an_error_at_once(h5, recipe, train, tmp_path):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from image_sets import FolderImages
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
+from solo_gps.hosts.images import host_images
 
 N = 5
 ROWS = np.arange(N * 2, dtype=np.float32).reshape(N, 2)
@@ -112,3 +114,18 @@ def test_other_archives_are_refused(images: Any, arrays: dict[str, Any], tmp_pat
     np.savez(tmp_path / "both.npz", **arrays)
     with pytest.raises(DataError, match=r"both.npz is an archive of .*; wanted one array of rows and one array `names`"):
         embed(images, {"name": "array", "path": str(tmp_path / "both.npz")})
+
+
+@pytest.mark.usefixtures("cache_dir")
+def test_b2_folders_in_another_order_than_sorted_paths_need_names(tmp_path: Path) -> None:
+    for index, name in enumerate(["a/0.png", "a-b/0.png", "a/sub/0.png", "a/z.png"]):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / "train" / name)
+    images = host_images(ImageFolder(str(tmp_path / "train")))
+    assert images.names == ["a/0.png", "a/z.png", "a/sub/0.png", "a-b/0.png"]
+    np.save(tmp_path / "rows.npy", ROWS[:4])
+    prior = {"name": "array", "path": str(tmp_path / "rows.npy")}
+    with pytest.raises(DataError, match=r"folder by folder \('a/z.png' comes before 'a/sub/0.png'\).*prior.names=FILE"):
+        embed(images, prior)
+    in_order = write_names(tmp_path, sorted(images.names))
+    assert embed(images, {**prior, "names": in_order}).array[:, 0].tolist() == [2, 6, 4, 0]

@@ -35,8 +35,7 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
     """
     points, config, step = work.points, work.config, work.near.rows_per_block
     seen = _sample_sizes(work, radius)
-    # Counts are of different vectors and rounded; only a clear excess is refused at once, the rest in its block.
-    largest = int(seen.max()) if seen.max() > 1.01 * config.max_ball + 1 else 0
+    largest = int(seen.max())
     ranks = training_ranks(config.distributed)
     share = ranks.share_of(len(points.exact))
     keys, counts = [np.empty(0, np.int64)], np.zeros(len(share), np.int64)
@@ -55,7 +54,7 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
     if largest > config.max_ball:
         raise DataError(
             f"radius={radius:g}: a ball holds {largest} images, more than search.max_ball={config.max_ball}; in a sample of "
-            f"{len(seen)}, balls hold {seen.min()} to {seen.max()} (median {np.median(seen):.0f}). "
+            f"{len(seen)}, balls hold at least {seen.min()} to {seen.max()} (median {np.median(seen):.0f}). "
             f"{advise_radius(work, backend).text()}"
         )
     all_counts = ranks.gather_numbers(counts)
@@ -64,10 +63,10 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
 
 
 def _sample_sizes(work: Workspace, radius: float) -> np.ndarray:
-    """About the size of the balls of a few images, so that a radius far too large fails at once."""
+    """At least how many others the balls of a few images hold, so that a radius far too large fails at once."""
     step = work.near.rows_per_block
     sample = np.sort(np.random.default_rng(work.config.seed).permutation(len(work.points.exact))[:_SAMPLE])
-    distance = float(work.points.search_distance(np.asarray(radius)))
+    distance = float(work.points.search_distance(np.asarray(radius), bound=-1))
     return np.concatenate([work.near.count(sample[at : at + step], distance) for at in range(0, len(sample), step)]) - 1
 
 

@@ -54,7 +54,7 @@ class NearPairs:
         """
         found: list[torch.Tensor] = []
         total = 0
-        for start, squared in self._tiles(rows, lower=True):
+        for start, squared in self._tiles(rows, -1):
             near = squared <= self._bound(limit)[:, None]
             total += int(near.sum())
             if total * 64 > self._budget and len(rows) > 1:
@@ -65,11 +65,11 @@ class NearPairs:
         return both[0], both[1]
 
     def count(self, rows: np.ndarray, limit: float) -> np.ndarray:
-        """(B,) int64 number of points within ``limit`` of each row, itself included, up to float32 rounding."""
+        """(B,) int64 number of points surely closer than ``limit`` to each row, itself included: never one too many."""
         sizes = torch.zeros(len(rows), dtype=torch.int64, device=self._device)
-        for _, squared in self._tiles(rows, lower=False):
-            sizes += (squared <= limit**2).sum(1)
-        return sizes.cpu().numpy()
+        for _, squared in self._tiles(rows, 1):
+            sizes += (squared < limit**2).sum(1)
+        return sizes.clamp_(min=1).cpu().numpy()
 
     def _halves(self, rows: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = len(rows) // 2
@@ -80,12 +80,12 @@ class NearPairs:
         # Prepared points are never further apart than 2, so 16 is as good as infinity.
         return torch.from_numpy(np.minimum(np.square(limit) * (1 + 1e-5), 16.0)).float().to(self._device)
 
-    def _tiles(self, rows: np.ndarray, *, lower: bool) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yields (first column, (B, C) squared distances), less their rounding error when ``lower``."""
+    def _tiles(self, rows: np.ndarray, bound: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yields (first column, (B, C) bounds of the squared distances): from below (-1) or from above (1)."""
         at = torch.from_numpy(rows).to(self._device)
         some, own = self._points[at], self._norms[at]
-        shrink = 1 - self._error if lower else 1.0
+        scale = 1 + bound * self._error
         for start in range(0, len(self._array), _TILE_COLUMNS):
             piece = slice(start, start + _TILE_COLUMNS)
-            squared = torch.addmm(shrink * self._norms[None, piece], some, self._points[piece].T, alpha=-2)
-            yield start, squared.add_(shrink * own[:, None])
+            squared = torch.addmm(scale * self._norms[None, piece], some, self._points[piece].T, alpha=-2)
+            yield start, squared.add_(scale * own[:, None])

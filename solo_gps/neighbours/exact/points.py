@@ -37,10 +37,13 @@ class Points:
     slack: float
     groups: Groups
 
-    def search_distance(self, table_distance: np.ndarray) -> np.ndarray:
-        """Upper bound, in the units of ``search`` (not squared), for points within ``table_distance``; any shape."""
+    def search_distance(self, table_distance: np.ndarray, bound: int = 1) -> np.ndarray:
+        """Bound, in the units of ``search`` (not squared), that points within ``table_distance`` are not beyond; any shape.
+
+        With ``bound=-1``, one within which points surely are that near.
+        """
         exact = np.sqrt(np.asarray(table_distance, np.float64) / self.factor)
-        return exact * self.scale * (1 + 1e-5) + self.slack
+        return np.maximum(exact * self.scale * (1 + bound * 1e-5) + bound * self.slack, 0)
 
 
 def points_of(embeddings: Embeddings) -> Points:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from solo_gps.errors import SoloGpsError, UnreadableImageError, killed_worker
 from solo_gps.interfaces import ImageSet, name_of
@@ -65,7 +65,7 @@ def worker_count(wanted: int, images: int, processes: int = 1) -> int:
 
 
 def batches(
-    images: PreprocessedImages,
+    images: PreprocessedImages | Dataset,
     indices: Sequence[Sequence[int]],
     *,
     num_workers: int,
@@ -74,7 +74,7 @@ def batches(
     """Starts the workers, and returns one stacked batch for each list of indices, in order.
 
     Args:
-        images: Preprocessed images.
+        images: Preprocessed images, or another map-style set of tensors.
         indices: Indices of each batch.
         num_workers: Worker processes, 0 to work in this one.
         device: Where batches go; the transfer overlaps the work on CUDA.

@@ -14,6 +14,7 @@ from solo_gps.embeddings.store import cache_root
 from solo_gps.errors import DataError, RefusedMethodError
 from solo_gps.interfaces import Exhibit, Pairs
 from solo_gps.methods import facts_of
+from solo_gps.runtime.files import check_can_write
 from solo_gps.runtime.progress import duration
 from solo_gps.runtime.store import check_whole
 from solo_gps.samplers.base import Sampler
@@ -60,6 +61,11 @@ class Sepp(Sampler):
                 "max_steps in both runs, or sampler.sepp.mode=replace."
             )
         return method
+
+    def check(self, images: int) -> None:
+        """Refuses a folder of pictures that cannot be written."""
+        if self.config.pictures is not None:
+            check_can_write(self.config.pictures, "sampler.sepp.pictures")
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Draws images and finds, caps or replaces by random ones, their pairs."""

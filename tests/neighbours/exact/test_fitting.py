@@ -73,6 +73,23 @@ def test_the_largest_radius_is_the_largest(seed, columns, max_ball, start):
     assert largest_radius(Workspace(points_of(points(array)), config, "cpu"), start) == expected
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), columns=st.sampled_from([2, 16, 64]), levels=st.integers(2, 4), max_ball=st.integers(1, 40))
+def test_c8_the_radius_is_accepted_where_many_distances_are_equal(seed, columns, levels, max_ball):
+    """Codes of a few whole numbers: many images lie at the very radius, which is outside its ball."""
+    array = np.random.default_rng(seed).integers(0, levels, (300, columns)).astype(np.float32)
+    search = {"max_ball": max_ball, "device": "cpu"}
+    with pytest.raises(DataError) as caught:
+        find(points(array), search, radius=1e6)
+    printed = re.search(r"radius=(\S+) fits: (\S+) %", str(caught.value))
+    if printed is None:
+        assert "no radius gives any image a neighbour" in str(caught.value)
+        return
+    table = find(points(array), search, radius=float(printed[1]))
+    assert sizes(table).max() <= max_ball
+    assert f"{100 * (sizes(table) > 0).mean():.1f}" == printed[2]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
 def test_the_share_asked_for_is_reached(share):
     advice = advise(points(digits()), {"device": "cpu"}, share=share)

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
-from solo_gps.errors import DataError
+from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
+from solo_gps.neighbours.backends.faiss_here import faiss_missing
 from solo_gps.neighbours.config import check_neighbours
 from solo_gps.samplers.base import Sampler
+from solo_gps.samplers.gps.choose import choose_positives, keep_same_label, share_with_positive
+from solo_gps.samplers.gps.config import GpsConfig
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from solo_gps.samplers.space import PriorSpace
 
 log = logging.getLogger(__name__)
-
-CHOICES = ("furthest", "uniform", "nearest")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpsConfig(Keys):
-    """Keys under ``sampler.gps``."""
-
-    k: int = number(10, least=1)
-    """Size of the ball in neighbours, the anchor left out; not used when ``radius`` is given."""
-    radius: float | None = number(None, above=0)
-    """Size of the ball as a distance of the prior space (squared Euclidean, or 1 - cosine), exclusive: tau of the paper."""
-    choose: str = "furthest"
-    """Which image of the ball: furthest (the paper), uniform (drawn anew each epoch, the authors' code), or nearest."""
-    min_share: float = number(0.5, least=0, most=1)
-    """A smaller share of images with a positive is a warning with what to change, from 0 to 1; none at all is always an error."""
-    on_bad_image: str = "stop"
-    """An image that cannot be read during training: stop ends the run, skip shows the item's other image alone, counts it as not guided and names the image at the end."""  # noqa: E501
-    seed: int | None = number(None, least=0, most=LARGEST_SEED)
-    """Seed of the draws; null takes the recipe's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("choose", self.choose, CHOICES)
-        check_choice("on_bad_image", self.on_bad_image, ("stop", "skip"))
 
 
 class Gps(Sampler):
@@ -59,9 +34,16 @@ class Gps(Sampler):
         self._table: NeighbourTable | None = None
 
     def check(self, images: int) -> None:
-        """Refuses more neighbours than there are other images."""
+        """Refuses more neighbours than there are other images, more clusters than images, and what is not installed."""
         if self.config.radius is None:
             check_neighbours(images, self.config.k)
+        if self.config.within == "clusters":
+            if self.config.clusters > images:
+                raise DataError(f"sampler.gps.clusters={self.config.clusters}: the training set has {images} images. Use fewer.")
+            if missing := faiss_missing():
+                raise ConfigError(f"sampler.gps.within=clusters: {missing}")
+        if self.config.within == "community" and find_spec("igraph") is None:
+            raise ConfigError("sampler.gps.within=community wants igraph. Install it: pip install igraph")
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable:
         """Finds the ball of every image.
@@ -74,8 +56,9 @@ class Gps(Sampler):
                 "sampler.gps: this method takes images with the same label as positives, but the training set has no labels. "
                 "Use a method without supervision, or a labelled set."
             )
-        by_radius = self.config.radius is not None
-        table = space.neighbours(k=None if by_radius else self.config.k, radius=self.config.radius if by_radius else None)
+        from solo_gps.samplers.gps.ball import balls
+
+        table = balls(space, self.config, self.seed)
         found = share_with_positive(table)
         if same_label:
             table = keep_same_label(table, np.asarray(space.images.labels))
@@ -94,7 +77,7 @@ class Gps(Sampler):
         least = self.config.min_share
         if share >= least and share > 0:
             return
-        size = f"k={self.config.k}" if self.config.radius is None else f"radius={self.config.radius}"
+        size = self.config.size
         mend = self._mend(space, masked=found > share)
         if share == 0:
             raise DataError(f"sampler.gps.{size}: no image has a positive, so the run would be a plain one. {mend}")
@@ -118,6 +101,13 @@ class Gps(Sampler):
                 f"This method takes images of the anchor's class as positives, and their balls hold none. Raise {key} to at most "
                 f"{most}, or take a prior that tells the classes apart (with refresh, a later refresh.start)."
             )
+        narrowed = [f"{key}={value}" for key, value in (("mutual", self.config.mutual), ("within", self.config.within)) if value]
+        narrowed = [text for text in narrowed if text != "within=none"]
+        if narrowed:
+            larger = "k" if self.config.radius is None else "radius"
+            return f"{' and '.join(narrowed)} leave too few neighbours: raise sampler.gps.{larger}, or leave it out."
+        if self.config.rule is not None:
+            return "The rule gives too small a radius: take another (mean+std, q0.9), a number, or sampler.gps.k."
         if self.config.radius is None:
             return "The search missed their neighbours; ++search.backend=torch is exact and misses none."
         distance = "1 - cosine" if space.embeddings.space == "cosine" else "squared"
@@ -130,63 +120,13 @@ class Gps(Sampler):
     def pairs(self, pairs: Pairs, epoch: int) -> Pairs:
         """Chooses a positive for each item that has none yet; pairs of another sampler stay as they are."""
         assert self._table is not None, "prepare() comes before pairs()"
-        chosen = choose_positives(self._table, self.config.choose, epoch=epoch, seed=self.seed)
+        chosen = choose_positives(
+            self._table,
+            self.config.choose,
+            epoch=epoch,
+            seed=self.seed,
+            keep_anchor=self.config.keep_anchor,
+            temperature=1.0 if self.config.temperature is None else self.config.temperature,
+        )
         positives = np.where(pairs.positives == pairs.anchors, chosen[pairs.anchors], pairs.positives)
         return Pairs(anchors=pairs.anchors, positives=positives)
-
-
-def choose_positives(table: NeighbourTable, choose: str, *, epoch: int, seed: int) -> NDArray[np.int32]:
-    """Chooses one image of each ball (GPS-SSL, section 3; uniform as in the authors' code).
-
-    Args:
-        table: Neighbours of N images, nearest first, padded with -1.
-        choose: ``"furthest"``, ``"uniform"`` or ``"nearest"``.
-        epoch: Number of the epoch; only ``"uniform"`` depends on it.
-        seed: Seed of the draws.
-
-    Returns:
-        (N,) int32 image indices; the anchor itself where its ball is empty.
-    """
-    n, width = table.indices.shape
-    anchors = np.arange(n, dtype=np.int32)
-    sizes = ball_sizes(table)
-    if choose == "nearest" or width == 0:
-        column = np.zeros(n, dtype=np.int64)
-    elif choose == "furthest":
-        column = sizes - 1
-    else:
-        draws = np.random.default_rng([seed, epoch]).random(n)
-        column = (draws * sizes).astype(np.int64)
-    empty = sizes == 0
-    if empty.all():
-        return anchors
-    chosen = table.indices[anchors, np.where(empty, 0, column)].astype(np.int32)
-    return np.where(empty, anchors, chosen)
-
-
-def ball_sizes(table: NeighbourTable) -> NDArray[np.int64]:
-    """Returns the (N,) number of neighbours in each row of the table."""
-    return np.asarray((table.indices >= 0).sum(axis=1), dtype=np.int64)
-
-
-def share_with_positive(table: NeighbourTable) -> float:
-    """Returns the share of images whose ball is not empty."""
-    return float((ball_sizes(table) > 0).mean())
-
-
-def keep_same_label(table: NeighbourTable, labels: NDArray[Any]) -> NeighbourTable:
-    """Drops neighbours whose label differs from the anchor's, keeping the order of the rest.
-
-    Args:
-        table: Neighbours of N images.
-        labels: (N,) int64.
-
-    Returns:
-        A table of the same width, padded at the end of each row.
-    """
-    keep = (table.indices >= 0) & (labels[table.indices] == labels[:, None])
-    order = np.argsort(~keep, axis=1, kind="stable")
-    kept = np.take_along_axis(keep, order, axis=1)
-    indices = np.where(kept, np.take_along_axis(table.indices, order, axis=1), -1).astype(np.int32)
-    distances = np.where(kept, np.take_along_axis(table.distances, order, axis=1), np.inf).astype(np.float32)
-    return NeighbourTable(indices=indices, distances=distances)

@@ -14,7 +14,9 @@ from sklearn.datasets import load_digits
 from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings, NeighbourTable, Pairs
-from solo_gps.samplers.gps import Gps, GpsConfig, ball_sizes, choose_positives, keep_same_label
+from solo_gps.samplers.gps.choose import ball_sizes, choose_positives, keep_same_label
+from solo_gps.samplers.gps.config import GpsConfig
+from solo_gps.samplers.gps.sampler import Gps
 from solo_gps.samplers.space import PriorSpace
 
 # Four images on a line at 0, 1, 3 and 100; the ball of image 3 is empty, image 0 has one neighbour.
