@@ -28,7 +28,6 @@ from solo_gps.samplers.space import PriorSpace
 NOT_HERE = {
     "augmentation": "GuidedPairs takes two transforms: transform=(of the anchor, of the positive)",
     "show": "an item of GuidedPairs shows the positive in its second view",
-    "positives": "an item of GuidedPairs has two views; draw the pairs of several epochs for more",
     "keep_apart": "the order of the items is your DataLoader's",
 }
 """Keys of ``sampler.gps`` that speak of solo-learn's crops and batches."""
