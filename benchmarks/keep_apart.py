@@ -2,9 +2,9 @@
 
     python benchmarks/keep_apart.py [--images 400] [--batch-size 128] [--seeds 3]
 
-SimCLR on scikit-learn's digits, few of them, so that a batch is a large share of the set; plain, guided, and guided with partners kept
-apart, for equal steps; one thread. k-NN accuracy (20 neighbours, cosine) of the backbone on held-out digits. The cost of putting the
-batches together is measured alone, on random pairs.
+SimCLR on scikit-learn's digits, few of them, so that a batch is a large share of the set; plain, guided, and guided with partners
+kept apart, for equal steps; one thread. k-NN accuracy (20 neighbours, cosine) of the backbone on held-out digits. The cost of
+putting the batches together is measured alone, on random pairs.
 """
 
 from __future__ import annotations

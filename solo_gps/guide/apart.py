@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.utils.data import DistributedSampler
-
 from solo_gps.errors import DataError
 from solo_gps.interfaces import Pairs
+from solo_gps.runtime.ranks import training_ranks
 
 ATTEMPTS = 20
 """Random arrangements that are tried where the order does not give one; only where few batches hold all images."""
@@ -38,16 +36,10 @@ class ApartBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        sampler, rank, orders = self._batches.sampler, 0, []
-        if isinstance(sampler, DistributedSampler):
-            rank = sampler.rank
-            for other in range(sampler.num_replicas):
-                of_other = copy.copy(sampler)
-                of_other.rank = other
-                orders.append(list(of_other))
-        else:
-            orders.append(list(sampler))
-        yield from apart(orders, self._pairs, self._batches.batch_size, drop_last=self._batches.drop_last)[rank]
+        ranks = training_ranks()
+        # Gathered, not computed: Lightning 1.9 shuffles what torch's own sampler shuffles, anew each time it is asked.
+        orders = ranks.gather(list(self._batches.sampler))
+        yield from apart(orders, self._pairs, self._batches.batch_size, drop_last=self._batches.drop_last)[ranks.rank]
 
 
 def apart(orders: Sequence[Sequence[int]], pairs: Pairs, size: int, *, drop_last: bool = True) -> list[list[list[int]]]:

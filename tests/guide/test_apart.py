@@ -98,19 +98,16 @@ def test_hubs_of_half_are_kept_apart():
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_behind_the_samplers_of_torch(ranks):
+def test_what_torchs_samplers_deal_out(ranks):
     pairs = drawn(61, 1)
-    seen = []
-    for epoch in range(2):
-        together = []
-        for rank in range(ranks):
-            sampler = RandomSampler(range(61)) if ranks == 1 else DistributedSampler(range(61), ranks, rank, shuffle=True, seed=4)
-            if ranks > 1:
-                sampler.set_epoch(epoch)
-            batches = ApartBatches(BatchSampler(sampler, 5, drop_last=True), pairs)
-            together.append(list(batches))
-            assert len(together[-1]) == len(batches)
-        for batch in zip(*together, strict=True):
-            assert not partners_meet({*chain(*batch)}, pairs)
-        seen.append(together)
-    assert seen[0] != seen[1]
+    samplers = [DistributedSampler(range(61), ranks, rank, shuffle=True, seed=4) for rank in range(ranks)]
+    batches = apart([list(sampler) for sampler in samplers], pairs, 5)
+    for together in zip(*batches, strict=True):
+        assert not partners_meet({*chain(*together)}, pairs)
+
+
+def test_another_order_for_each_epoch():
+    batches = ApartBatches(BatchSampler(RandomSampler(range(61)), 5, drop_last=True), drawn(61, 1))
+    first, second = list(batches), list(batches)
+    assert len(first) == len(second) == len(batches) == 12
+    assert first != second

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import PLAIN_CROP
+from omegaconf import OmegaConf
 from PIL import Image
 
 import solo_gps
@@ -134,3 +139,21 @@ def test_no_anchor_trains_beside_its_positives_own_item(workers, recipe, train, 
         for start in range(0, 48, 12):  # the images in order of their names, for comparison
             met_without += sum(int(positives[anchor]) in range(start, start + 12) for anchor in range(start, start + 12))
     assert met_without > 0
+
+
+def test_two_ranks_keep_partners_apart_in_what_they_gather(recipe, tmp_path):
+    cfg = recipe(sampler={"gps": {"k": 5, "choose": "uniform", "keep_apart": True}}, prior=PIXELS, max_epochs=3, batch_size=6)
+    cfg.devices, cfg.strategy = 2, "ddp"
+    OmegaConf.save(cfg, tmp_path / "recipe.yaml")
+    program = Path(__file__).with_name("apart_two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = np.stack([np.load(tmp_path / f"rank-{rank}.npy") for rank in (0, 1)])  # rank, step, anchors and positives, item
+    assert ranks.shape == (2, 12, 2, 6)
+    together = ranks.transpose(1, 2, 0, 3).reshape(12, 2, 12)
+    for anchors, positives in together:
+        assert not set(positives[positives != anchors].tolist()) & set(anchors.tolist())
+    orders = [together[epoch : epoch + 4, 0].flatten().tolist() for epoch in (0, 4, 8)]
+    assert all(sorted(order) == list(range(48)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
