@@ -84,7 +84,10 @@ class ItemImages:
             raise UnreadableImageError(f"images[{index}]", error) from error
         picture = item[-2] if isinstance(item, tuple) and len(item) > 1 else item
         try:
-            return decoded(picture if isinstance(picture, Image.Image) else _picture(picture), self.decoding)
+            if isinstance(picture, Image.Image):
+                return decoded(picture, self.decoding)
+            made = _picture(picture)
+            return made if made.mode == "RGB" else decoded(made, self.decoding)  # which would copy it
         except LostValuesError as error:
             raise LostValuesError(f"images[{index}] {error}") from error
         except TypeError as error:

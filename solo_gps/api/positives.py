@@ -28,11 +28,11 @@ from solo_gps.samplers.space import PriorSpace
 NOT_HERE = {
     "augmentation": "GuidedPairs takes two transforms: transform=(of the anchor, of the positive)",
     "show": "an item of GuidedPairs shows the positive in its second view",
-    "positives": "an item of GuidedPairs has two views; draw the pairs of several epochs for more",
     "keep_apart": "the order of the items is your DataLoader's",
 }
 """Keys of ``sampler.gps`` that speak of solo-learn's crops and batches."""
 _WORDS = (
+    (r"^embeddings\b", "prior"),
     (r"sampler\.gps\.", ""),
     (r"sampler\.gps", "positives()"),
     (r"\+\+search", "search"),
@@ -88,7 +88,9 @@ class Positives:
         return self._sampler.pairs(plain_pairs(len(self)), number)
 
     def purity(self, epoch: int | None = None, *, labels: Any = None) -> float:
-        """Returns the share of right labels, from 0 to 1; ``nan`` where no image has a neighbour with a known label.
+        """Returns the share of neighbours with their anchor's label, from 0 to 1; ``nan`` where none has a known one.
+
+        An image without a neighbour does not count.
 
         Args:
             epoch: Of the positives that this epoch draws; ``None``: of all neighbours in the table.

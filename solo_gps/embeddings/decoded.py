@@ -154,15 +154,14 @@ def _made_by(images: Decodable) -> dict[str, Any]:
 
 
 def _mapped(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, bool]:
-    stamps, digests = images.stamps(), Digests(images, root)
+    digests = Digests(images, root)
     digests.read()
-    data, built = digests.of_all(), False
-    folder = root / fingerprint({"kind": DECODED, **_made_by(images)}, data)
+    folder, built = root / fingerprint({"kind": DECODED, **_made_by(images)}, digests.of_all()), False
     if not os.path.lexists(folder):
         make_root(root)
         with store.locked(folder, WAITING):
             if built := not os.path.lexists(folder):
-                _build_folder(images, folder, data, stamps, skip)
+                _build_folder(images, folder, digests, skip)
     return open_decoded(folder, len(images)), f"in {folder}", built
 
 
@@ -188,7 +187,7 @@ def open_decoded(folder: Path, images: int) -> Pixels:
     return Pixels(np.array(places), pixels)
 
 
-def _build_folder(images: Decodable, folder: Path, data: str, stamps: NDArray[np.int64] | None, skip: bool) -> None:
+def _build_folder(images: Decodable, folder: Path, digests: Digests, skip: bool) -> None:
     work = folder.with_name(folder.name + PARTIAL)
     if work.is_dir():  # of a build that was killed
         shutil.rmtree(work)
@@ -204,7 +203,7 @@ def _build_folder(images: Decodable, folder: Path, data: str, stamps: NDArray[np
         first = np.lib.format.open_memmap(work / PIXELS, "w+", np.uint8, (size,)).offset
         with open(work / PIXELS, "r+b") as file:
             _decode(images, places, file, first, skip)
-        if not np.array_equal(stamps, images.stamps()):  # type: ignore[arg-type]
+        if Digests(images, folder.parent).of_listing() != digests.of_listing():
             raise DataError("the images were changed while they were decoded. Run again when they are all there.")
         np.save(work / PLACES, places)
         values = {
@@ -213,7 +212,7 @@ def _build_folder(images: Decodable, folder: Path, data: str, stamps: NDArray[np
             "fingerprint": folder.name,
             "images": len(images),
             "pixel_bytes": size,
-            "description": {**_made_by(images), "data": data},
+            "description": {**_made_by(images), "data": digests.of_all()},
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": {"solo_gps": __version__, "numpy": np.__version__},
         }

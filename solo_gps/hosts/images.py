@@ -317,10 +317,12 @@ def _rows(pixels: NDArray[np.uint8], targets: Sequence[int]) -> Callable[[int], 
     """Reads images of an (N, H, W, 3) array as ``Image.fromarray`` does, in half its time; ``None`` for another array."""
     if not (pixels.ndim == 4 and pixels.shape[3] == 3 and pixels.dtype == np.uint8 and pixels.flags.c_contiguous and len(pixels)):
         return None
-    (height, width), size, values = pixels.shape[1:3], pixels[0].size, pixels.data.cast("B")
+    blank, size, values = Image.new("RGB", pixels.shape[2:0:-1]), pixels[0].size, pixels.data.cast("B")
 
     def read(index: int) -> tuple[Image.Image, int]:
-        return Image.frombytes("RGB", (width, height), values[index * size : (index + 1) * size]), targets[index]
+        image = blank.copy()
+        image.frombytes(values[index * size : (index + 1) * size])
+        return image, targets[index]
 
     return read
 

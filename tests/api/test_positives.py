@@ -86,19 +86,37 @@ def test_one_table_whatever_the_form(flat, classes):
         assert np.array_equal(one.distances, other.distances)
 
 
-def test_the_pairs_are_those_of_a_recipe(classes):
-    recipe = {"method": "simclr", "sampler": {"gps": {"k": 4, "choose": "uniform"}}, "prior": {"name": "pixels"}}
-    cfg = OmegaConf.create(recipe)
+KEYS = [
+    {"k": 4, "choose": "uniform"},
+    {"k": 6, "choose": "weighted", "temperature": 0.5, "keep_anchor": True},
+    {"radius": "mean+std", "choose": "uniform"},
+    {"radius": "q0.5", "radius_of": "image", "mutual": True, "choose": "uniform"},
+    {"k": 3, "hops": 2, "choose": "uniform", "seed": 6},
+    {"k": 9, "within": "clusters", "clusters": 4, "choose": "uniform"},
+    {"k": 9, "within": "community", "choose": "uniform"},
+]
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=["-".join(keys) for keys in KEYS])
+def test_the_pairs_are_those_of_a_recipe(classes, keys):
+    cfg = OmegaConf.create({"method": "simclr", "sampler": {"gps": keys}, "prior": {"name": "pixels"}})
     pairing = Pairing(cfg, make_samplers(cfg), None)
     pairing.prepare(host_images(ImageFolder(str(classes))))
-    found = solo_gps.positives(classes, prior="pixels", k=4, choose="uniform")
+    found = solo_gps.positives(classes, prior="pixels", **keys)
     drawn = [found.pairs(epoch).positives for epoch in range(3)]
     for epoch in range(3):
         assert np.array_equal(drawn[epoch], pairing.pairs(epoch).positives)
         assert np.array_equal(found.pairs(epoch).anchors, np.arange(60))
     assert not np.array_equal(drawn[0], drawn[1])
-    other = solo_gps.positives(classes, prior="pixels", k=4, choose="uniform", seed=np.int64(6)).pairs(0).positives
-    assert not np.array_equal(other, drawn[0])
+
+
+def test_another_seed_draws_other_pairs():
+    one, same, other = (
+        solo_gps.positives(PIXELS, prior="pixels", choose="uniform", **seed).pairs().positives
+        for seed in ({}, {"seed": np.int64(5)}, {"seed": np.int64(6)})
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +205,8 @@ WRONG = {
     "embeddings of texts": ({"prior": np.full((60, 2), "a")}, DataError, ["prior: wanted", "<U1"]),
     "embeddings not finite": ({"prior": np.diag([1.0] * 59 + [np.nan])}, DataError, ["prior: row 59", "not finite"]),
     "beyond float32": ({"prior": np.diag([1.0] * 59 + [1e39])}, DataError, ["prior: row 59", "not finite in float32"]),
+    "no direction": ({"prior": Embeddings(array=np.eye(60, 59), space="cosine")}, DataError, ["prior[59] is a zero vector"]),
+    "norms too large": ({"prior": np.diag(np.arange(60) * 1e18)}, DataError, ["prior: the largest norm is 5.9e+19"]),
     "all at one point": ({"prior": np.ones((60, 2))}, DataError, ["60 of 60 images lie at one point", "rows of prior"]),
     "a search backend": ({"search": {"backend": "fais"}}, UnknownNameError, ["search backend 'fais'", "Did you mean 'faiss'"]),
     "a search key": ({"search": {"bakend": "torch"}}, ConfigError, ["search.bakend"]),

@@ -46,6 +46,27 @@ def test_cifar():
     assert list(images.content()) == [b"|u1(32, 32, 3)" + image.tobytes() for image in data]
 
 
+def test_arrays_are_read_as_torchvision_reads_them_and_code_of_ones_own_is_not_gone_round():
+    class Own(CIFAR10):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            return image.rotate(90), -target
+
+    Own.__qualname__ = "CIFAR10"
+    draw = np.random.default_rng(0)
+    whole = draw.integers(0, 256, (4, 5, 7, 3), dtype=np.uint8)
+    for cls in (CIFAR10, Own):
+        for data in (whole, whole[::2], whole.transpose(0, 2, 1, 3)):
+            dataset = in_memory(cls, data, targets=[2, 0, 1, 3])
+            dataset.transform = None
+            images = host_images(dataset)
+            for index, (_, image, target) in enumerate(dataset[place] for place in range(len(data))):
+                assert images.item(index)[0] == image
+                assert images.item(index)[1] == target
+            dataset.target_transform = lambda target: target + 5
+            assert host_images(dataset).item(1)[1] == dataset[1][2]
+
+
 def test_stl10_with_unlabelled_images():
     data = np.random.default_rng(0).integers(0, 256, (3, 3, 96, 96), dtype=np.uint8)
     images = host_images(in_memory(STL10, data, labels=np.array([4, -1, -1])))

@@ -8,6 +8,7 @@ from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
 
 DEFAULT_QUEUE = 65536
 SCHEDULES = ("linear", "cosine")
+NOISES = ("coordinate", "total")
 COMBINATIONS = ("draw", "average")
 SPACES = ("features", "prior")
 OWN_QUEUES = ("mask", "keep")
@@ -22,9 +23,11 @@ class PnnConfig(Keys):
     alpha_end: float | None = number(None, least=0, most=1)
     """Value of alpha at the end of its schedule; null keeps it constant."""
     beta: float = number(0.1, least=0, most=100)
-    """Standard deviation of each coordinate's noise, in distances to the neighbour: the noise is sqrt(D) times as long in all."""
+    """Standard deviation of the noise, in distances to the neighbour."""
     beta_end: float | None = number(None, least=0, most=100)
     """Value of beta at the end of its schedule; null keeps it constant."""
+    noise: str = "coordinate"
+    """What beta is of: each coordinate, as the paper's formula reads, so that the noise is sqrt(D) times as long in all, or the total length."""  # noqa: E501
     schedule: str = "linear"
     """How alpha and beta go to their end values, epoch by epoch: linear or cosine."""
     schedule_epochs: int | None = number(None, least=1)
@@ -48,6 +51,7 @@ class PnnConfig(Keys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("noise", self.noise, NOISES)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("combine", self.combine, COMBINATIONS)
         check_choice("space", self.space, SPACES)

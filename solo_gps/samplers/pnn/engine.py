@@ -132,8 +132,15 @@ class Engine(nn.Module):
         anchor = z.detach()[:, None] if choice.neighbour.ndim == 3 else z.detach()
         generator = self._generator(view, z.device, step) if self.beta > 0 else None
         made = pseudo_neighbour(
-            anchor, choice.neighbour, alpha=self.alpha, beta=self.beta, sphere=self._sphere, generator=generator
+            anchor,
+            choice.neighbour,
+            alpha=self.alpha,
+            beta=self.beta,
+            sphere=self._sphere,
+            generator=generator,
+            noise=self.config.noise,
         )
+        self.measures.add_pseudo(anchor, made)
         self.measures.add_choice(anchor, choice, pool, images=step.images[view], labels=step.labels[view], step=self.rows.step)
         step.pseudo[view] = made
         if len(pool.index):

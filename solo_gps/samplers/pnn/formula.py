@@ -10,7 +10,14 @@ from torch import Tensor
 
 @torch.no_grad()
 def pseudo_neighbour(
-    z: Tensor, neighbour: Tensor, *, alpha: float, beta: float, sphere: bool, generator: torch.Generator | None = None
+    z: Tensor,
+    neighbour: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    sphere: bool,
+    generator: torch.Generator | None = None,
+    noise: str = "coordinate",
 ) -> Tensor:
     """Moves each neighbour towards its anchor and blurs it: ``z + (1 - alpha) r + beta |r| noise``, with ``r = neighbour - z``.
 
@@ -25,6 +32,8 @@ def pseudo_neighbour(
         beta: Standard deviation of the noise in units of ``|r|``; no random number is drawn when it is 0.
         sphere: Compare directions only: the neighbour is first brought to the anchor's length.
         generator: Source of the noise, on ``z``'s device; ``None`` takes torch's own.
+        noise: ``"coordinate"`` as the paper's formula reads, so that its length is about ``beta sqrt(D) |r|``; or ``"total"``, of
+            length ``beta |r|`` (root of the mean square).
 
     Returns:
         (..., D) pseudo neighbours, float32 (float64 when ``z`` is), without gradient.
@@ -39,6 +48,8 @@ def pseudo_neighbour(
         moved = torch.lerp(z, neighbour, 1 - alpha)
         if beta > 0:
             spread = beta * (neighbour - z).norm(dim=-1, keepdim=True)
+            if noise == "total":
+                spread = spread / math.sqrt(z.shape[-1])
             moved = moved + spread * torch.randn(moved.shape, generator=generator, device=z.device, dtype=dtype)
         wanted = torch.lerp(length, neighbour.norm(dim=-1, keepdim=True), 1 - alpha)
         return moved * _ratio(wanted, moved.norm(dim=-1, keepdim=True))

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from solo_gps.samplers.pnn.support import Choice, Pool
 
 # Each measure is a sum over a count; the names are those of the log.
-MEASURES = ("purity", "same_image", "age", "distance", "found", "positive_similarity", "key_std")
+MEASURES = ("purity", "same_image", "age", "distance", "found", "anchor_similarity", "positive_similarity", "key_std")
 
 
 class Measures:
@@ -48,6 +48,12 @@ class Measures:
             distance=(distance.sum(), torch.full_like(count, distance.numel())),
             found=(count, torch.full_like(count, real.numel())),
         )
+
+    @torch.no_grad()
+    def add_pseudo(self, z: Tensor, pseudo: Tensor) -> None:
+        """Adds the cosine of pseudo neighbours, (B, D) or (B, K, D), with their (B, D) or (B, 1, D) anchors."""
+        values = cosine_similarity(pseudo, z.to(pseudo.dtype), dim=-1)
+        self._add(anchor_similarity=(values.sum(), torch.full_like(values.sum(), values.numel())))
 
     @torch.no_grad()
     def add_positives(self, keys: list[Tensor], pseudo: dict[int, Tensor]) -> None:

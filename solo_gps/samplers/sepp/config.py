@@ -12,6 +12,9 @@ from solo_gps.errors import DataError
 
 MODES = ("append", "replace")
 SELECTIONS = ("window", "random")
+WINDOWS = ("fit", "paper")
+PAPER = 0.96, 0.99
+"""Cosines between which the paper takes pairs (SePP-CID, arXiv 2306.16122), with its encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +76,12 @@ class SeppConfig(Keys):
     """Share of the images among which pairs are looked for, above 0 to 1; the paper draws 1, 5 and 10 %."""
     images: int | None = number(None, least=2)
     """Number K of images to draw, in place of ``fraction``."""
-    low: float = number(0.96, least=-1, most=1)
-    """Smallest cosine of a pair, inclusive (the paper's for its encoder; other priors: `solo-gps sepp sweep`)."""
-    high: float = number(0.99, least=-1, most=1)
-    """Largest cosine of a pair, inclusive; pairs above it are near-duplicates: counted and shown, not trained on."""
+    window: str = "fit"
+    """Where no threshold is given: fit places them by the prior's own cosines, for about one pair an image without the 2 % most alike; paper takes 0.96 and 0.99, where the cosines of the paper's encoder lie."""  # noqa: E501
+    low: float | None = number(None, least=-1, most=1)
+    """Smallest cosine of a pair, inclusive; null takes ``window``'s, or beside another threshold the paper's 0.96 (`solo-gps sepp sweep` shows the choice)."""  # noqa: E501
+    high: float | None = number(None, least=-1, most=1)
+    """Largest cosine of a pair, inclusive: those above it are near-duplicates, counted and shown, not trained on; null as for ``low``, the paper's 0.99."""  # noqa: E501
     low_quantile: float | None = number(None, least=0, most=1)
     """Place ``low`` at this quantile of all pairs' cosines, for example 0.999; in place of its value."""
     high_quantile: float | None = number(None, least=0, most=1)
@@ -100,11 +105,24 @@ class SeppConfig(Keys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.window.check()
+        check_choice("window", self.window, WINDOWS)
+        if self.thresholds is not None:
+            self.thresholds.check()
+        given = [key for key in ("low", "high", "low_quantile", "high_quantile") if getattr(self, key) is not None]
+        if self.window == "paper" and given:
+            raise ValueError(f"window=paper says nothing beside {' and '.join(given)}. Leave one of them out.")
         check_choice("mode", self.mode, MODES)
         check_choice("select", self.select, SELECTIONS)
 
     @property
-    def window(self) -> Window:
-        """The thresholds."""
-        return Window(low=self.low, high=self.high, low_quantile=self.low_quantile, high_quantile=self.high_quantile)
+    def thresholds(self) -> Window | None:
+        """The thresholds that were given; ``None`` where the prior's cosines place them."""
+        ends = self.low, self.high, self.low_quantile, self.high_quantile
+        if self.window == "fit" and ends == (None,) * 4:
+            return None
+        return Window(
+            low=PAPER[0] if self.low is None else self.low,
+            high=PAPER[1] if self.high is None else self.high,
+            low_quantile=self.low_quantile,
+            high_quantile=self.high_quantile,
+        )

@@ -43,12 +43,25 @@ def suggest_window(cosines: NDArray[np.floating], images: int) -> tuple[float, f
     Returns:
         ``low`` and ``high``, with four decimals.
     """
+    low, high = fitted_window(cosines, images)
+    return float(np.floor(low * 1e4) / 1e4), float(np.ceil(high * 1e4) / 1e4)
+
+
+def fitted_window(cosines: NDArray[np.floating], images: int, margin: float = 0.0) -> tuple[float, float]:
+    """The thresholds of :func:`suggest_window`, unrounded and within -1 and 1.
+
+    Args:
+        cosines: As there.
+        images: As there.
+        margin: How far they may be from the cosines that pairs are judged by: a pair at a threshold belongs to the window.
+    """
     different = cosines[: np.searchsorted(cosines, ALIKE)]
     if not len(different):
-        return float(np.floor(cosines[0] * 1e4) / 1e4), 1.0
+        return max(-1.0, float(cosines[0]) - margin), 1.0
     share = min(0.5, 2 / max(1, images - 1))
-    low, high = np.quantile(different, [1 - share, 1 - share * NEAR_DUPLICATE_SHARE])
-    return float(np.floor(low * 1e4) / 1e4), float(np.ceil(high * 1e4) / 1e4)
+    low = float(np.quantile(different, 1 - share, method="lower"))
+    high = float(np.quantile(different, 1 - share * NEAR_DUPLICATE_SHARE, method="nearest"))
+    return max(-1.0, low - margin), min(1.0, high + margin)
 
 
 def cap_pairs(

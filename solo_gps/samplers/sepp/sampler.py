@@ -81,7 +81,7 @@ class Sepp(Sampler):
         check_whole(embeddings.folder)
         found = search_pairs(
             embeddings,
-            self.config.window,
+            self.config.thresholds,
             space.search_config,
             images=number_to_draw(self.config, len(space.images)),
             seed=self.seed,

@@ -14,7 +14,7 @@ from solo_gps.runtime.devices import pick_device
 from solo_gps.runtime.progress import Progress
 from solo_gps.samplers.sepp.config import Window
 from solo_gps.samplers.sepp.cosines import CosinePairs, UnitRows, find_cosine_pairs, sample_cosines
-from solo_gps.samplers.sepp.pairs import draw_images, suggest_window
+from solo_gps.samplers.sepp.pairs import draw_images, fitted_window, suggest_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class SemanticPairs:
 
 def search_pairs(
     embeddings: Embeddings,
-    window: Window,
+    window: Window | None,
     search: SearchConfig,
     *,
     images: int,
@@ -56,7 +56,7 @@ def search_pairs(
 
     Args:
         embeddings: N images in the prior space; cosines are taken whatever its own distance is.
-        window: Thresholds.
+        window: Thresholds; ``None`` places them by the cosines (:func:`solo_gps.samplers.sepp.pairs.fitted_window`).
         search: Device and working memory.
         images: Number K of images to draw.
         seed: Seed of the draw.
@@ -70,8 +70,12 @@ def search_pairs(
     drawn = draw_images(len(array), images, seed)
     array = array if len(drawn) == len(array) else array[drawn]
     rows = UnitRows(array, device=pick_device(search.device), memory_mib=search.memory_mib)
-    sampled = sample_cosines(array, seed=seed) if window.by_quantile else None
-    low, high = window.at(sampled, rows.margin) if sampled is not None else (window.low, window.high)
+    sampled = sample_cosines(array, seed=seed) if window is None or window.by_quantile else None
+    if window is None:
+        assert sampled is not None
+        low, high = fitted_window(sampled, len(drawn), rows.margin)
+    else:
+        low, high = window.at(sampled, rows.margin) if sampled is not None else (window.low, window.high)
     with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:
         found = find_cosine_pairs(rows, low, high, max_pairs=max_pairs, progress=progress.update)
     if not len(found.first):

@@ -177,3 +177,15 @@ def test_d6_the_noise_is_per_coordinate_so_its_length_grows_with_the_dimensions(
     moved = pseudo_neighbour(z, neighbour, alpha=0, beta=0.1, sphere=True, generator=generator)
     assert ((moved - neighbour).norm(dim=1) / r).mean().item() == pytest.approx(1.36, abs=0.02)
     assert (moved * z).sum(1).mean().item() == pytest.approx(0.74, abs=0.015)
+
+
+@pytest.mark.parametrize("columns", [16, 256])
+def test_d6_noise_of_a_total_length_has_it_whatever_the_dimensions(columns):
+    """z and the neighbour are unit vectors at a right angle, so |r| is sqrt(2); halfway there, the noise lies across."""
+    z, neighbour = torch.zeros(4000, columns), torch.zeros(4000, columns)
+    z[:, 0], neighbour[:, 1] = 1.0, 1.0
+    generator = torch.Generator().manual_seed(0)
+    made = pseudo_neighbour(z, neighbour, alpha=0.5, beta=0.3, sphere=True, generator=generator, noise="total")
+    share = made[:, 2:].square().sum(dim=1).mean() / made.square().sum(dim=1).mean()
+    across = (0.3 * math.sqrt(2)) ** 2 * (columns - 2) / columns
+    assert share == pytest.approx(across / (0.5 + across + (0.3**2 * 2) * 2 / columns), rel=0.1)

@@ -382,6 +382,7 @@ def test_the_logged_measures_are_those_of_the_chosen_neighbours(method, exclude,
     assert 1 <= run.logged["pnn_age"] <= 8
     assert run.logged["pnn_distance"] > 0
     assert -1 <= run.logged["pnn_positive_similarity"] <= 1
+    assert 0 < run.logged["pnn_anchor_similarity"] <= 1.000001
     assert (run.logged["pnn_alpha"], run.logged["pnn_beta"]) == pytest.approx((0.05, 0.1))
 
 

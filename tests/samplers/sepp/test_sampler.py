@@ -38,7 +38,8 @@ class Space:
 
 
 def sampler(labels=LABELS, array=DIRECTIONS, same_label=False, space="euclidean", **keys):
-    made = Sepp(parse({"fraction": 1.0, **keys}, SeppConfig, "sampler.sepp"), seed=1)
+    paper = {} if {"low", "high", "low_quantile", "high_quantile", "window"} & set(keys) else {"window": "paper"}
+    made = Sepp(parse({"fraction": 1.0, **paper, **keys}, SeppConfig, "sampler.sepp"), seed=1)
     made.prepare(Space(array, labels, space), same_label=same_label)
     return made
 
@@ -251,3 +252,28 @@ def test_a_window_is_checked_by_value_only_where_both_are_values():
     Window(low=0.99, high=0.5, low_quantile=0.1).check()
     with pytest.raises(ValueError, match="must not be above"):
         Window(low=0.99, high=0.5).check()
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 4.0])
+def test_the_window_fits_any_prior(scale):
+    """Of points in a cone, however narrow: as many pairs as images, less 2 % of them; of few images the most alike stay."""
+    array = np.random.default_rng(3).standard_normal((400, 6)).astype(np.float32) + np.float32(scale) * 5
+    found = sampler(array=array, labels=None, window="fit").number_of_pairs
+    assert 390 <= found <= 410
+    few = sampler(array=array[:20], labels=None, window="fit")
+    unit = array[:20].astype(np.float64) / np.linalg.norm(array[:20].astype(np.float64), axis=1, keepdims=True)
+    cosines = np.triu(unit @ unit.T, 1)
+    best = tuple(int(i) for i in np.unravel_index(cosines.argmax(), cosines.shape))
+    assert best in items(few)[6:], "d1: the most alike pair belongs to it"
+    assert len(items(few)) == 6 + few.number_of_pairs >= 6 + 18
+
+
+def test_copies_are_no_pairs_of_a_fitted_window():
+    array = np.random.default_rng(3).standard_normal((60, 6)).astype(np.float32)
+    array[30:40] = array[20:30]
+    assert not {(i, i + 10) for i in range(20, 30)} & set(items(sampler(array=array, labels=None, window="fit"))[6:])
+
+
+def test_the_papers_window_beside_a_threshold_says_nothing():
+    with pytest.raises(ConfigError, match=r"window=paper says nothing beside low"):
+        parse({"window": "paper", "low": 0.5}, SeppConfig, "sampler.sepp")

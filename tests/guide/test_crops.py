@@ -1,0 +1,136 @@
+"""Which crops show the positive, by which pipeline, and in whose company: seen on the pixels and in real training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAIN_CROP
+from PIL import Image
+
+import solo_gps
+from solo_gps.errors import ConfigError
+from solo_gps.hosts.detect import detect_host
+
+pytestmark = pytest.mark.host
+HOST = detect_host()
+PIXELS = {"name": "pixels", "image_size": 8}
+LARGE = {**PLAIN_CROP, "num_crops": 2}
+SMALL = {**PLAIN_CROP, "crop_size": 16, "num_crops": 2}
+PLAIN = {**PLAIN_CROP, "num_crops": 1}
+FLIPPED = {**PLAIN, "horizontal_flip": {"prob": 1.0}}
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.228, 0.224, 0.225]))
+
+
+def guided_set(cfg):
+    with solo_gps.activate(cfg) as on:
+        HOST.build_train_loader(HOST.complete(cfg))
+    return on.dataset
+
+
+def shown(crop, images):
+    """Which image a crop shows, and whether it is mirrored: by the least difference of its pixels to every image's."""
+    size = crop.shape[-1]
+    pixels = (
+        crop * torch.tensor([0.228, 0.224, 0.225])[:, None, None] + torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    ).numpy()
+    found = []
+    for index in range(len(images)):
+        image = images.image(index).resize((size, size), Image.Resampling.BICUBIC)
+        array = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+        found += [(np.abs(pixels - array).mean(), index, False), (np.abs(pixels - array[:, :, ::-1]).mean(), index, True)]
+    return min(found)[1:]
+
+
+@pytest.mark.parametrize(
+    ("method", "large", "show", "guided"),
+    [
+        ("simclr", 2, "second", [1]),
+        ("simclr", 3, "large", [1, 2]),
+        ("simclr", 3, "second", [1]),
+        ("byol", 2, "all", [1, 2, 3]),
+        ("wmse", 3, "second", [1, 2]),
+    ],
+)
+def test_the_crops_that_are_asked_for_show_the_positive(method, large, show, guided, recipe):
+    if HOST.generation == "1.0.2" and large > 2 and method != "wmse":
+        pytest.skip("1.0.2 takes two large crops")
+    kinds = [{**LARGE, "num_crops": large}] + [SMALL] * (method != "wmse")
+    dataset = guided_set(recipe(method, sampler={"gps": {"k": 3, "show": show}}, prior=PIXELS, augmentations=kinds))
+    item = next(item for item in range(len(dataset)) if dataset.anchors[item] != dataset.positives[item])
+    _, crops, _ = dataset[item]
+    assert [crop.shape[-1] for crop in crops] == [32] * large + [16, 16] * (method != "wmse")
+    of_positive = [shown(crop, dataset.images)[0] == int(dataset.positives[item]) for crop in crops]
+    assert [number for number, mark in enumerate(of_positive) if mark] == guided
+    assert shown(crops[0], dataset.images)[0] == int(dataset.anchors[item])
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "second", "mirrored"),
+    [(None, PLAIN, False), (None, FLIPPED, True), (0, PLAIN, True), (1, PLAIN, False), ("none", FLIPPED, False)],
+)
+def test_the_positives_view_has_a_pipeline_of_its_own(augmentation, second, mirrored, recipe):
+    """The first crop is mirrored; an item without a positive is the host's own."""
+    sampler = {"gps": {"radius": "q0.25", "augmentation": augmentation}}
+    kinds = [FLIPPED, second]
+    dataset = guided_set(recipe(sampler=sampler, prior=PIXELS, augmentations=kinds))
+    guided = (dataset.anchors != dataset.positives).tolist()
+    assert 0 < sum(guided) < len(guided)
+    for item in (guided.index(True), guided.index(False)):
+        _, crops, _ = dataset[item]
+        assert shown(crops[0], dataset.images) == (int(dataset.anchors[item]), True)
+        assert shown(crops[1], dataset.images) == (
+            int(dataset.positives[item]),
+            mirrored if guided[item] else second is FLIPPED,
+        )
+
+
+def test_images_that_are_no_squares_collate(recipe, tmp_path):
+    for index in range(16):
+        folder = tmp_path / "train" / str(index % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        array = np.random.default_rng(index).integers(0, 256, (20 + index, 40, 3), np.uint8)
+        Image.fromarray(array).save(folder / f"{index}.png")
+    cropped = {**PLAIN_CROP, "rrc": {"enabled": True, "crop_min_scale": 0.5, "crop_max_scale": 1.0}}
+    sampler = {"gps": {"k": 2, "augmentation": "none"}}
+    cfg = recipe(sampler=sampler, prior=PIXELS, augmentations=[cropped], data={"train_path": str(tmp_path / "train")})
+    dataset = guided_set(cfg)
+    assert {crop.shape for item in range(16) for crop in dataset[item][1]} == {(3, 32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"show": "large"}, r"sampler.gps.show=large: the recipe has 2 large and 0 small crops.*Leave it out"),
+        ({"show": "all"}, r"sampler.gps.show=all: the recipe has 2 large and 0 small"),
+        ({"augmentation": 1}, r"sampler.gps.augmentation=1: the recipe has 1 augmentations"),
+    ],
+)
+def test_what_the_recipe_has_no_crops_for_is_refused(keys, message, recipe, own_cache):
+    with pytest.raises(ConfigError, match=message), solo_gps.activate(recipe(sampler={"gps": keys}, prior=PIXELS)):
+        pass
+    assert not own_cache.exists()
+
+
+def test_a_pipeline_of_another_size_is_refused(recipe):
+    cfg = recipe(sampler={"gps": {"augmentation": 1}}, prior=PIXELS, augmentations=[LARGE, SMALL])
+    with pytest.raises(ConfigError, match=r"augmentation=1: makes crops of 16 pixels, for a crop of 32"), solo_gps.activate(cfg):
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_anchor_trains_beside_its_positives_own_item(workers, recipe, train, drawn):
+    sampler = {"gps": {"k": 5, "choose": "uniform", "keep_apart": True}}
+    run = train(recipe(sampler=sampler, prior=PIXELS, max_epochs=3, batch_size=12, data={"num_workers": workers}))
+    met_without, epochs = 0, len(run.batches) // 4
+    assert epochs == 3
+    for epoch in range(epochs):
+        positives, seen = drawn[epoch], []
+        for items, _, _ in run.batches[4 * epoch : 4 * epoch + 4]:
+            anchors = items.tolist()
+            seen += anchors
+            assert not {int(positives[anchor]) for anchor in anchors if positives[anchor] != anchor} & set(anchors)
+        assert len(set(seen)) == len(seen) == 48
+        for start in range(0, 48, 12):  # the images in order of their names, for comparison
+            met_without += sum(int(positives[anchor]) in range(start, start + 12) for anchor in range(start, start + 12))
+    assert met_without > 0
