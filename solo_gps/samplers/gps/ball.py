@@ -11,6 +11,7 @@ from solo_gps.errors import DataError
 from solo_gps.neighbours.filters.clusters import communities, kmeans_clusters
 from solo_gps.neighbours.filters.graph import multi_hop, mutual, same_group
 from solo_gps.neighbours.filters.radii import adaptive_radius, cut_table, quantile_radius, shared_radius
+from solo_gps.runtime.machine import check_fits
 from solo_gps.samplers.gps.config import FIRST, GpsConfig
 
 if TYPE_CHECKING:
@@ -35,7 +36,14 @@ def balls(space: PriorSpace, config: GpsConfig, seed: int) -> NeighbourTable:
     """
     table = _near(space, config)
     if config.hops > 1:
-        table = multi_hop(table, space.embeddings, config.hops, space.search_config.max_ball)
+        most, width = space.search_config.max_ball, table.indices.shape[1]
+        within = min(most, sum(width**hop for hop in range(1, config.hops + 1)))
+        check_fits(
+            f"sampler.gps.hops={config.hops}: a table of {len(space.images):,} x {within:,} neighbours",
+            16 * len(space.images) * within,
+            "Use fewer hops, a smaller k, or a smaller search.max_ball.",
+        )
+        table = multi_hop(table, space.embeddings, config.hops, most)
     if config.mutual:
         table = mutual(table)
     if config.within == "clusters":
@@ -84,7 +92,8 @@ def _own_radii(table: NeighbourTable, config: GpsConfig) -> NDArray[np.float64]:
     if config.quantile is None:
         assert config.rule is not None
         return adaptive_radius(table, config.rule, FIRST)
-    return np.quantile(table.distances[:, :FIRST].astype(np.float64), config.quantile, axis=1)
+    first = table.distances[:, :FIRST].astype(np.float64)
+    return np.nanquantile(np.where(np.isfinite(first), first, np.nan), config.quantile, axis=1)  # approximate searches pad rows
 
 
 def _may_hold_more(table: NeighbourTable, radii: NDArray[np.float64]) -> bool:

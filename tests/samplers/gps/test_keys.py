@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, DataError
+from solo_gps.errors import ConfigError, DataError, MachineError
 from solo_gps.interfaces import Embeddings, NeighbourTable, Pairs
 from solo_gps.neighbours.filters.clusters import communities, kmeans_clusters
 from solo_gps.samplers.gps.ball import balls
@@ -197,3 +197,11 @@ def test_few_positives_name_the_keys_that_narrow(caplog):
 def test_settings_are_named():
     assert SimpleNamespace(size=GpsConfig(radius="q0.9").size).size == "radius=q0.9"
     assert GpsConfig(radius=2).radius == 2.0
+
+
+def test_hops_that_would_not_fit_in_memory_are_refused(monkeypatch):
+    space = space_of(np.random.default_rng(0).standard_normal((2000, 3)))
+    assert rows(balls(space, GpsConfig(k=3, hops=2), SEED))
+    monkeypatch.setattr("solo_gps.runtime.machine.free_memory", lambda: 20 << 20)
+    with pytest.raises(MachineError, match=r"sampler.gps.hops=8: a table of 2,000 x 1,024 neighbours"):
+        balls(space, GpsConfig(k=3, hops=8), SEED)
