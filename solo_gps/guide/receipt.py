@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_gps.guide.record import default_of
+from solo_gps.plugins import registered
 from solo_gps.runtime.files import write_text
 
 log = logging.getLogger(__name__)
@@ -110,16 +113,20 @@ def _shown(receipt: Mapping[str, Any]) -> list[str]:
 
 
 def _means(receipt: Mapping[str, Any]) -> list[str]:
-    words = [
-        f"{name} with " + ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None)
-        for name, keys in receipt["samplers"].items()
-    ]
+    words = [_keys_set(name, keys) for name, keys in receipt["samplers"].items()]
     if receipt["prior"] is not None:
         words.append(f"prior {receipt['prior']['name']}, embeddings {str(receipt['embeddings'])[:12]}")
     words += [f"table of {name} {digest[:12]}" for name, digest in receipt["tables"].items()]
     if receipt["refreshed_epoch"] is not None:
         words.append(f"found in the network's own {receipt['refresh']['of']} before epoch {receipt['refreshed_epoch']}")
     return [*words, f"solo-learn {receipt['solo_learn']}"]
+
+
+def _keys_set(name: str, keys: Mapping[str, Any]) -> str:
+    """A sampler with its keys that are not the defaults; the record holds all."""
+    defaults = {field.name: default_of(field) for field in fields(registered("register_samplers")[name].config_class)}
+    own = [f"{key}={value}" for key, value in keys.items() if value != defaults.get(key)]
+    return f"{name} with {', '.join(own)}" if own else f"{name} by its defaults"
 
 
 def receipt_folder(trainer: Any) -> Path | None:

@@ -57,11 +57,12 @@ def run_suffix(asked: Asked) -> str:
 
 def _named(name: str, config: Any, same: Collection[str] = ()) -> str:
     told = [field for field in fields(config) if field.name not in NOT_IN_NAMES and field.name not in same]
-    changed = [(field.name, getattr(config, field.name)) for field in told if getattr(config, field.name) != _default(field)]
+    changed = [(field.name, getattr(config, field.name)) for field in told if getattr(config, field.name) != default_of(field)]
     return "_".join([name, *(f"{key}={value}" for key, value in changed)])
 
 
-def _default(field: Field) -> Any:
+def default_of(field: Field) -> Any:
+    """Returns a field's default; ``MISSING`` where it must be given."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
