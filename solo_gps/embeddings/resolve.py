@@ -73,7 +73,7 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> PriorConfig:
 
 
 def of_parts(config: PriorConfig, act: Callable[[Mapping[str, Any]], T]) -> list[T]:
-    """Returns what ``act`` makes of the ``prior`` node of each part of a join, of which its errors then speak; none without parts."""
+    """Returns what ``act`` makes of the node of each part of a join, of which its errors then speak; nothing without parts."""
     done = []
     for place, node in enumerate(config.nodes if isinstance(config, JoinConfig) else []):
         try:

@@ -107,8 +107,8 @@ class JoinConfig(CheapConfig):
     parts: list[Any] = field(default_factory=list)
     """Two priors or more: each a name, or a mapping of its name, keys and `weight` (1 unless given). Required."""
     combine: str = "join"
-    """`join`: embeddings side by side, each of length 1 times its weight. `agree`: neighbours are the images among the k nearest of
-    every part, the nearest in the joined space first."""
+    """`join`: embeddings side by side, each of length 1 times its weight. `agree`: neighbours are the images among the k nearest
+    of every part, the nearest in the joined space first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +117,8 @@ class JoinConfig(CheapConfig):
             raise ValueError(f"parts={self.parts}: wanted two priors or more, for example prior.parts=[patches,{{name:pca}}].")
         for place, part in enumerate(self.parts):
             self._check_part(f"parts[{place}]", {"name": part} if isinstance(part, str) else part)
-            if self.nodes[place] in self.nodes[:place]:
+        for place, node in enumerate(self.nodes):
+            if node in self.nodes[:place]:
                 raise ValueError(f"parts[{place}] is there twice, so it adds nothing. Leave it out, or give it other keys.")
         if self.augmentation != "none":
             raise ValueError(f"augmentation={self.augmentation!r} is a key of each part. Set it there.")

@@ -46,7 +46,7 @@ def test_neighbours_are_those_of_every_part(digit_images: Any, cache_dir: Path, 
     check_against_hand(space, [embed(digit_images, part).array for part in parts], k)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data(), images=st.integers(3, 12), parts=st.integers(2, 3))
 def test_any_points(data: Any, images: int, parts: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("points")
@@ -68,7 +68,7 @@ def test_priors_that_share_none_are_an_error_with_a_mend(tmp_path: Path, cache_d
         np.save(tmp_path / f"{name}.npy", np.array([[1, number] for number in line], np.float32))
     prior = {**AGREE, "parts": [{"name": "array", "path": str(tmp_path / f"{name}.npy")} for name in ("one", "two")]}
     images = np.zeros((4, 2, 2), np.uint8)
-    with pytest.raises(DataError, match="share too few neighbours: raise k, or use prior.combine=join"):
+    with pytest.raises(DataError, match=r"share too few neighbours: raise k, or use prior.combine=join"):
         positives(images, prior=prior, k=1, search=SEARCH)
     assert (positives(images, prior=prior, k=3, search=SEARCH).table.indices >= 0).all()
 
@@ -88,5 +88,5 @@ def test_what_has_no_k_is_refused_before_any_work(sampler: dict[str, Any], said:
 
 
 def test_the_api_refuses_it_too() -> None:
-    with pytest.raises(ConfigError, match="radius=2.0 says nothing"):
+    with pytest.raises(ConfigError, match=r"radius=2.0 says nothing"):
         positives(np.zeros((4, 2, 2), np.uint8), prior=AGREE, radius=2.0)

@@ -71,7 +71,7 @@ class Sepp(Sampler):
     def check_prior(self, prior: PriorConfig) -> None:
         """Refuses priors that agree on nearest neighbours: nothing here asks for those."""
         if isinstance(prior, JoinConfig) and prior.agree:
-            raise ConfigError("prior.combine=agree says nothing to sampler.sepp, which asks for no k nearest. Use prior.combine=join.")
+            raise ConfigError("prior.combine=agree says nothing to sampler.sepp, which asks for no k nearest. Use combine=join.")
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Draws images and finds, caps or replaces by random ones, their pairs."""
