@@ -34,5 +34,6 @@ class JoinEncoder(Encoder):
         rows = []
         for part, weight in zip(self.parts, self.config.weights, strict=True):
             row = np.asarray(part.array[index], np.float64)  # float32 has no room for the square of its large numbers
-            rows.append(row * (weight / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), np.finfo(np.float64).tiny)))
+            length = np.maximum(np.linalg.norm(row, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+            rows.append(weight * (row / length))
         return torch.from_numpy(np.concatenate(rows, axis=1).astype(np.float32))
