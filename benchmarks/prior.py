@@ -3,6 +3,7 @@
 python benchmarks/prior.py speed --images FOLDER [--count 1000] [--models resnet18 vit_tiny_patch16_224]
 python benchmarks/prior.py memory --images FOLDER [--counts 5000 50000]
 python benchmarks/prior.py purity --images FOLDER [--count 5000] [--priors pixels pca patches vae]
+python benchmarks/prior.py join --images FOLDER [--count 5000]
 
 FOLDER holds one folder of JPEG or PNG files for each class. Every measurement uses an empty cache of its own.
 """
@@ -156,10 +157,40 @@ def purity(options: argparse.Namespace) -> None:
     report.end(options.json)
 
 
+def join(options: argparse.Namespace) -> None:
+    """Purity, and share of images with a neighbour, of priors alone, joined and where they agree."""
+    from solo_gps.evaluation.metrics import table_purity
+    from solo_gps.samplers.gps.choose import share_with_positive
+    from solo_gps.samplers.space import PriorSpace
+
+    columns = {"prior": "prior"}
+    for k in (1, 10):
+        columns |= {f"purity_{k}": f"purity, k={k}|.3f", f"share_{k}": f"with a neighbour, k={k}|.3f"}
+        columns |= {f"found_{k}": f"neighbours, k={k}|.2f"}
+    report = Report(f"priors alone and together, {options.count:,} photos", columns)
+    pairs = [["patches", "pca"], ["patches", "random"]]
+    asked = {name: {"name": name} for name in ("patches", "pca", "random")}
+    asked["random, cosine"] = {"name": "random", "space": "cosine"}
+    for pair in pairs:
+        half = [pair[0], {"name": pair[1], "weight": 0.5}]
+        asked[f"join of {', '.join(pair)}"] = {"name": "join", "parts": pair}
+        asked[f"join, {pair[1]} of weight 0.5"] = {"name": "join", "parts": half}
+        asked[f"agree of {', '.join(pair)}"] = {"name": "join", "parts": pair, "combine": "agree"}
+    with photos(options) as images, tempfile.TemporaryDirectory() as folder:
+        for title, prior in asked.items():
+            space, row = PriorSpace(images, {**prior, "cache_dir": folder}, {"backend": "torch"}), {"prior": title}
+            for k in (1, 10):
+                table = space.neighbours(k=k)
+                row[f"purity_{k}"], row[f"share_{k}"] = table_purity(table, images.labels), share_with_positive(table)
+                row[f"found_{k}"] = float((table.indices >= 0).sum(axis=1).mean())
+            report.add(**row)
+    report.end(options.json)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = arguments.add_subparsers(required=True)
-    for run in (speed, memory, peak, purity):
+    for run in (speed, memory, peak, purity, join):
         command = commands.add_parser(run.__name__, parents=[parser(None)], add_help=False)
         command.add_argument("--images", type=Path, required=True)
         command.add_argument("--count", type=int, default=1000 if run is speed else 5000)

@@ -74,12 +74,14 @@ class Embeddings:
             there is a folder.
         folder: Cache folder that holds the array, or ``None`` for an array that was not cached.
         space: ``"euclidean"`` (squared L2 distance) or ``"cosine"`` (1 - cosine similarity).
+        parts: The embeddings that must agree on a neighbour; empty where ``array`` alone decides.
     """
 
     array: np.ndarray
     fingerprint: str = ""
     folder: Path | None = None
     space: str = "euclidean"
+    parts: tuple[Embeddings, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

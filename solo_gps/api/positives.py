@@ -156,7 +156,7 @@ def positives(
                 f"prior: wanted a prior's name, a mapping of its name and keys, or an array of (N, D) embeddings, got {prior!r}."
             )
         if not is_array:
-            parse_prior(node)
+            sampler.check_prior(parse_prior(node))
         found = image_set(images, labels=labels, decoding=decoding)
         sampler.check(len(found))
         if same_label and found.labels is None:

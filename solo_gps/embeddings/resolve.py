@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, DataError
+from solo_gps.errors import ConfigError, DataError, SoloGpsError
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
-from solo_gps.priors.config import CONFIGS, PriorConfig
+from solo_gps.priors.config import CONFIGS, JoinConfig, PriorConfig
 from solo_gps.runtime.devices import device_of
 from solo_gps.runtime.machine import check_fits
 
 if TYPE_CHECKING:
     from solo_gps.priors.base import Encoder
+
+T = TypeVar("T")
 
 
 def resolve_prior(prior: Mapping[str, Any] | None = None, images: ImageSet | None = None) -> Encoder:
@@ -36,6 +39,7 @@ def resolve_prior(prior: Mapping[str, Any] | None = None, images: ImageSet | Non
     config = parse_prior(prior)
     encoder: Encoder = lookup("register_encoders", "prior", config.name)(config)
     encoder.check(images)
+    of_parts(config, lambda node: resolve_prior(node, images))
     device_of(config.device)
     return encoder
 
@@ -64,7 +68,20 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> PriorConfig:
     check_fits(
         f"prior={name} with these sizes", config.least_memory, "Lower prior.batch_size, prior.image_size or what is large."
     )
+    of_parts(config, parse_prior)
     return config
+
+
+def of_parts(config: PriorConfig, act: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """Returns what ``act`` makes of the node of each part of a join, of which its errors then speak; nothing without parts."""
+    done = []
+    for place, node in enumerate(config.nodes if isinstance(config, JoinConfig) else []):
+        try:
+            done.append(act(node))
+        except SoloGpsError as error:
+            error.args = (re.sub(r"\bprior(?=[.:]\S|: )", f"prior.parts[{place}]", str(error)),)
+            raise
+    return done
 
 
 def check_not_empty(images: int) -> None:

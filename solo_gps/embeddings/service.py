@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ import torch
 from solo_gps.embeddings.build import build_cache
 from solo_gps.embeddings.digests import Digests, digest_of_names
 from solo_gps.embeddings.fingerprint import describe, fingerprint
-from solo_gps.embeddings.resolve import check_not_empty, resolve_prior
+from solo_gps.embeddings.resolve import check_not_empty, of_parts, resolve_prior
 from solo_gps.embeddings.store import (
     ENVIRONMENT,
     PARTIAL,
@@ -29,6 +30,7 @@ from solo_gps.embeddings.store import (
 from solo_gps.errors import CacheError, SoloGpsError, first_line
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
+from solo_gps.priors.join import JoinEncoder
 from solo_gps.runtime.determinism import preserved_generators
 from solo_gps.runtime.devices import device_of
 from solo_gps.runtime.progress import duration
@@ -59,6 +61,8 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
     """
     check_not_empty(len(images))
     encoder = resolve_prior(prior, images)
+    if isinstance(encoder, JoinEncoder):
+        encoder.take(of_parts(encoder.config, lambda node: embed(images, node, together=together)))
     device = device_of(encoder.config.device)
     try:
         with preserved_generators(device):
@@ -100,6 +104,8 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
         make_root(root)
         folder, built = _build_locked(images, encoder, description, root, ranks)
     embeddings = open_cache(folder, space=encoder.config.space, images=len(images))
+    if isinstance(encoder, JoinEncoder) and encoder.config.agree:
+        embeddings = dataclasses.replace(embeddings, parts=tuple(encoder.parts))
     logger.info(
         "prior %s: %s the embeddings of %s images%s (%d dimensions) in %s",
         encoder.config.name,

@@ -68,7 +68,9 @@ def read_recipe(recipe: DictConfig) -> Asked:
     if names is not None:
         check_method(recipe, names, samplers)
     first = [sampler for sampler in samplers.values() if refresh is None or refresh.first > 0 or not sampler.refreshable]
-    used = any(sampler.pairs_images or sampler.reads_prior for sampler in first)
+    used = [sampler for sampler in first if sampler.pairs_images or sampler.reads_prior]
+    for sampler in used:
+        sampler.check_prior(prior)
     return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images)
 
 

@@ -14,6 +14,7 @@ def register_encoders() -> dict[str, str]:
         "array": "solo_gps.priors.array:ArrayEncoder",
         "autoencoder": "solo_gps.priors.autoencoder:AutoencoderEncoder",
         "checkpoint": "solo_gps.priors.checkpoint:CheckpointEncoder",
+        "join": "solo_gps.priors.join:JoinEncoder",
         "patches": "solo_gps.priors.patches:PatchesEncoder",
         "pca": "solo_gps.priors.pca:PcaEncoder",
         "pixels": "solo_gps.priors.pixels:PixelsEncoder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,65 @@ class ArrayConfig(CheapConfig):
             raise ValueError("path is missing: name the .npy file, for example prior.path=embeddings.npy.")
         if self.augmentation != "none":
             raise ValueError(f"augmentation={self.augmentation!r} cannot act on embeddings that are already made.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinConfig(CheapConfig):
+    """Keys of ``prior=join``."""
+
+    name: str = "join"
+    """Registered name of the encoder."""
+    parts: list[Any] = field(default_factory=list)
+    """Two priors or more: each a name, or a mapping of its name, keys and `weight` (1 unless given). Required."""
+    combine: str = "join"
+    """`join`: embeddings side by side, each of length 1 times its weight. `agree`: neighbours are the images among the k nearest
+    of every part, the nearest in the joined space first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("combine", self.combine, ("join", "agree"))
+        if len(self.parts) < 2:
+            raise ValueError(f"parts={self.parts}: wanted two priors or more, for example prior.parts=[patches,{{name:pca}}].")
+        for place, part in enumerate(self.parts):
+            self._check_part(f"parts[{place}]", {"name": part} if isinstance(part, str) else part)
+        for place, node in enumerate(self.nodes):
+            if node in self.nodes[:place]:
+                raise ValueError(f"parts[{place}] is there twice, so it adds nothing. Leave it out, or give it other keys.")
+        if self.augmentation != "none":
+            raise ValueError(f"augmentation={self.augmentation!r} is a key of each part. Set it there.")
+        if self.agree and self.space != "euclidean":
+            raise ValueError("space says nothing with combine=agree, where each part measures by its own. Set it in the parts.")
+
+    def _check_part(self, key: str, part: Any) -> None:
+        if not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
+            raise ValueError(f"{key}={part!r}: wanted a prior's name, or a mapping with it, for example {{name:pca,weight:2}}.")
+        if part["name"] == "join":
+            raise ValueError(f"{key}: a join within a join. Put its parts here.")
+        mute = "weight" if self.agree else "space"
+        if mute in part:
+            why = "every part has the same say" if self.agree else "every row has length 1, so that angles alone count"
+            raise ValueError(f"{key}.{mute} says nothing with combine={self.combine}: {why}. Leave it out.")
+        weight = part.get("weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ValueError(f"{key}.weight={weight!r}: wanted a number.")
+        check_number(f"{key}.weight", weight, above=0, most=1000)
+
+    @property
+    def agree(self) -> bool:
+        """Whether neighbours are those that all parts share."""
+        return self.combine == "agree"
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight of each part."""
+        return [1.0 if isinstance(part, str) else float(part.get("weight", 1)) for part in self.parts]
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """The ``prior`` node of each part as if it were alone; device and cache are the join's unless it has its own."""
+        shared = {"device": self.device, "num_workers": self.num_workers, "cache_dir": self.cache_dir}
+        parts = [{"name": part} if isinstance(part, str) else part for part in self.parts]
+        return [{**shared, **{key: value for key, value in part.items() if key != "weight"}} for part in parts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,6 +395,7 @@ CONFIGS: dict[str, type[PriorConfig]] = {
         ArrayConfig,
         AutoencoderConfig,
         CheckpointConfig,
+        JoinConfig,
         PatchesConfig,
         PcaConfig,
         PixelsConfig,

@@ -14,6 +14,7 @@ from solo_gps.neighbours.choose import resolve_search
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import at_one_point
 from solo_gps.neighbours.exact.fitting import RadiusAdvice
+from solo_gps.neighbours.filters.graph import agreed
 
 LOOK_ALIKE = (
     "Look at these files: 16-bit and float images decode to white unless images.scale says how, or they are converted to 8 bits; "
@@ -79,9 +80,16 @@ class PriorSpace:
 
         Args:
             k: Number of nearest neighbours.
-            radius: Bound on the distance, exclusive (``d < radius``), in the prior's own distance.
+            radius: Bound on the distance, exclusive (``d < radius``), in the prior's own distance; of priors that agree none.
+
+        Returns:
+            The table; of priors that agree the images among the ``k`` of each part, so that a row may be shorter, and empty.
         """
-        return find(self.embeddings, self._search, k=k, radius=radius, name=partial(name_of, self.images))
+        name = partial(name_of, self.images)
+        if not self.embeddings.parts:
+            return find(self.embeddings, self._search, k=k, radius=radius, name=name)
+        assert radius is None, "check_prior refuses it"
+        return agreed([find(part, self._search, k=k, name=name) for part in self.embeddings.parts], self.embeddings)
 
     def advise(self, *, share: float) -> RadiusAdvice:
         """Returns the distances seen, and a radius that :meth:`neighbours` accepts; costs two searches.

@@ -18,6 +18,7 @@ from PIL import Image
 from solo_gps.embeddings import resolve_prior
 from solo_gps.plugins import registered
 from solo_gps.priors.base import RUNTIME_KEYS, Encoder
+from solo_gps.priors.config import ArrayConfig, JoinConfig
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -150,13 +151,12 @@ def test_every_built_in_keeps_the_contract() -> None:
     tested = {cls.prior["name"] for cls in EncoderContract.__subclasses__()}
     from solo_gps.priors import register_encoders
 
-    assert tested | {"array"} == set(register_encoders()), "array has tests of its own: it reads no image"
+    assert tested | {"array", "join"} == set(register_encoders()), "these have tests of their own: they read no image"
 
 
-def test_array_config_file_lists_every_key() -> None:
-    from solo_gps.priors.array import ArrayConfig
-
-    assert composed("+prior=array")["prior"] == defaults(ArrayConfig)
+@pytest.mark.parametrize("config", [ArrayConfig, JoinConfig])
+def test_config_file_of_a_prior_without_images_lists_every_key(config: Any) -> None:
+    assert composed(f"+prior={defaults(config)['name']}")["prior"] == defaults(config)
 
 
 def test_registering_imports_neither_torch_nor_numpy_nor_timm() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import reduce
+
 import numpy as np
 
 from solo_gps.errors import ConfigError, DataError
@@ -88,6 +91,27 @@ def hubness(table: NeighbourTable) -> float:
     return float(np.mean(centred**3) / spread**3) if spread > 0 else 0.0
 
 
+def agreed(tables: Sequence[NeighbourTable], embeddings: Embeddings) -> NeighbourTable:
+    """Images that are neighbours in every table.
+
+    Args:
+        tables: Two or more, of the same N images.
+        embeddings: Those images in a space of their own; give the distances.
+
+    Returns:
+        Table as wide as its longest row (at least 1), nearest first, ties by index; a row may be empty.
+    """
+    images, width = tables[0].indices.shape
+    points, factor = exact_rows(embeddings)
+
+    def pairs(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        cut = [edges(NeighbourTable(indices=table.indices[rows], distances=table.distances[rows])) for table in tables]
+        shared = reduce(np.intersect1d, [row * images + column for row, column, _ in cut])
+        return shared // images, shared % images
+
+    return _by_distance(images, max(1, _BLOCK_PAIRS // width), pairs, HostDistances(points), factor, width)
+
+
 def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: int = 1024) -> NeighbourTable:
     """All images that can be reached in at most ``hops`` steps from neighbour to neighbour.
 
@@ -123,10 +147,26 @@ def _one_more_hop(
 ) -> NeighbourTable:
     images, width = reached.indices.shape
     step = max(1, _BLOCK_PAIRS // (width * (table.indices.shape[1] + 1)))
+
+    def pairs(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return _reached_pairs(np.asarray(reached.indices[rows]), np.asarray(table.indices), images)
+
+    return _by_distance(images, step, pairs, distances, factor, most)
+
+
+def _by_distance(
+    images: int,
+    step: int,
+    pairs: Callable[[slice], tuple[np.ndarray, np.ndarray]],
+    distances: Distances,
+    factor: float,
+    most: int,
+) -> NeighbourTable:
+    """The table of what ``pairs`` gives for ``step`` rows at a time: ascending positions in them, and images."""
     blocks = []
     for start in range(0, images, step):
         rows = np.arange(start, min(start + step, images))
-        row, column = _reached_pairs(np.asarray(reached.indices[rows]), np.asarray(table.indices), images)
+        row, column = pairs(slice(start, start + step))
         key = sort_key(distances(rows[row], column[:, None])[:, 0], column)
         blocks.append(rows_to_table(row, key, rows, factor, most))
     indices, measured = (np.concatenate(part) for part in zip(*blocks, strict=True))

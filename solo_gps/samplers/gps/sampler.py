@@ -12,6 +12,7 @@ from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
 from solo_gps.neighbours.backends.faiss_here import faiss_missing
 from solo_gps.neighbours.config import check_neighbours
+from solo_gps.priors.config import JoinConfig, PriorConfig
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.gps.choose import choose_positives, keep_same_label, share_with_positive
 from solo_gps.samplers.gps.config import GpsConfig
@@ -44,6 +45,14 @@ class Gps(Sampler):
                 raise ConfigError(f"sampler.gps.within=clusters: {missing}")
         if self.config.within == "community" and find_spec("igraph") is None:
             raise ConfigError("sampler.gps.within=community wants igraph. Install it: pip install igraph")
+
+    def check_prior(self, prior: PriorConfig) -> None:
+        """Refuses a radius where priors agree: they have no distance in common."""
+        if isinstance(prior, JoinConfig) and prior.agree and self.config.radius is not None:
+            raise ConfigError(
+                f"sampler.gps.radius={self.config.radius} says nothing with prior.combine=agree, whose parts have no distance in "
+                "common. Use sampler.gps.k, or prior.combine=join."
+            )
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable:
         """Finds the ball of every image.
@@ -108,6 +117,8 @@ class Gps(Sampler):
             return f"{' and '.join(narrowed)} leave too few neighbours: raise sampler.gps.{larger}, or leave it out."
         if self.config.rule is not None:
             return "The rule gives too small a radius: take another (mean+std, q0.9), a number, or sampler.gps.k."
+        if space.embeddings.parts:
+            return "The parts of the prior share too few neighbours: raise sampler.gps.k, or use prior.combine=join."
         if self.config.radius is None:
             return "The search missed their neighbours; ++search.backend=torch is exact and misses none."
         distance = "1 - cosine" if space.embeddings.space == "cosine" else "squared"

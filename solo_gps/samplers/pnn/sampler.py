@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from solo_gps.errors import ConfigError, HostError, RefusedMethodError
 from solo_gps.methods import Place, facts_of
+from solo_gps.priors.config import JoinConfig, PriorConfig
 from solo_gps.runtime.store import check_whole
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.pnn.config import PnnConfig
@@ -40,6 +41,11 @@ class Pnn(Sampler):
         """Refuses the methods whose target is not an embedding, or is known to be right."""
         place = facts_of(method).pnn
         return None if isinstance(place, Place) else place
+
+    def check_prior(self, prior: PriorConfig) -> None:
+        """Refuses priors that agree on nearest neighbours: nothing here asks for those."""
+        if isinstance(prior, JoinConfig) and prior.agree:
+            raise ConfigError("prior.combine=agree says nothing to sampler.pnn, which asks for no k nearest. Use combine=join.")
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Embeds the training images when neighbours are chosen in the prior space."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from solo_gps.embeddings.store import cache_root
-from solo_gps.errors import DataError, RefusedMethodError
+from solo_gps.errors import ConfigError, DataError, RefusedMethodError
 from solo_gps.interfaces import Exhibit, Pairs
 from solo_gps.methods import facts_of
+from solo_gps.priors.config import JoinConfig, PriorConfig
 from solo_gps.runtime.files import check_can_write
 from solo_gps.runtime.progress import duration
 from solo_gps.runtime.store import check_whole
@@ -66,6 +67,11 @@ class Sepp(Sampler):
         """Refuses a folder of pictures that cannot be written."""
         if self.config.pictures is not None:
             check_can_write(self.config.pictures, "sampler.sepp.pictures")
+
+    def check_prior(self, prior: PriorConfig) -> None:
+        """Refuses priors that agree on nearest neighbours: nothing here asks for those."""
+        if isinstance(prior, JoinConfig) and prior.agree:
+            raise ConfigError("prior.combine=agree says nothing to sampler.sepp, which asks for no k nearest. Use combine=join.")
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> None:
         """Draws images and finds, caps or replaces by random ones, their pairs."""
