@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from solo_gps.commands.program import run_program
+from solo_gps.guide.dataset import GuidedDataset
 from solo_gps.guide.fit import Fit
 from solo_gps.guide.run import GuidedRun
 from solo_gps.hosts.detect import detect_host
@@ -29,7 +30,7 @@ PLACES = {
     "cache": ("solo_gps.embeddings.service", "open_cache"),
     "search": ("solo_gps.neighbours.search", "choose_backend"),
     "sampler": (Gps, "pairs"),
-    "dataset": ("solo_gps.guide.dataset", "_item"),
+    "dataset": (GuidedDataset, "_images"),
     "method": (GuidedRun, "describe"),
     "callback": (GuidedRun, "begin_fit"),
     "first epoch": (Fit, "start_epoch"),
