@@ -10,6 +10,8 @@ from solo_gps.interfaces import NeighbourTable
 
 HOSTS_TEMPERATURE = 0.07
 """Of the votes in solo-learn's k-NN (``WeightedKNNClassifier``, and main_knn.py)."""
+BLOCK = 8192
+"""Rows of features taken at once."""
 
 
 def pair_purity(anchors: NDArray[np.integer], positives: NDArray[np.integer], labels: NDArray[np.integer]) -> tuple[float, float]:
@@ -95,3 +97,27 @@ def knn_accuracy(
     classifier = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=weights)
     classifier.fit(train, train_labels)
     return float(classifier.score(test, test_labels))
+
+
+def rank_me(features: NDArray[np.floating]) -> float:
+    """Returns the effective rank of features: RankMe, arXiv 2210.02885, equation 1.
+
+    It is the exponential of the entropy of the singular values, each as a share of their sum: from 1, where all rows lie on one
+    line through the origin, to D, where no direction is preferred. The features are not centred.
+
+    Args:
+        features: (N, D); read as float64.
+
+    Raises:
+        DataError: All features are zero, or one is not finite.
+    """
+    # of the D x D products, whose size does not grow with N; what it cannot resolve has a share below 1e-7
+    products = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), BLOCK):
+        block = np.asarray(features[start : start + BLOCK], dtype=np.float64)
+        products += block.T @ block
+    if not 0 < (energy := products.trace()) < np.inf:
+        raise DataError("effective rank: " + ("all features are zero." if energy == 0 else "a feature is not finite."))
+    values = np.sqrt(np.linalg.eigvalsh(products).clip(min=0))
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

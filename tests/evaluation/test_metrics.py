@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from solo_gps.errors import DataError
-from solo_gps.evaluation.metrics import knn_accuracy, pair_purity, table_change, table_purity
+from solo_gps.evaluation.metrics import knn_accuracy, pair_purity, rank_me, table_change, table_purity
 from solo_gps.interfaces import NeighbourTable
 
 
@@ -69,3 +69,23 @@ def test_d5_votes_weigh_as_in_solo_learns_own_knn():
         right.append(votes.argmax() == labels[image])
     mine = knn_accuracy(features[:60], labels[:60], features[60:], labels[60:], k=5, temperature=0.07)
     assert mine == pytest.approx(np.mean(right))
+
+
+def test_rank_me_by_hand():
+    assert rank_me(np.eye(4, dtype=np.float32)) == pytest.approx(4)
+    assert rank_me(np.outer(np.arange(5.0), np.arange(3.0))) == pytest.approx(1, abs=1e-5)
+    assert rank_me(np.diag([3.0, 1.0])) == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
+
+
+def test_rank_me_is_that_of_the_singular_values(monkeypatch):
+    monkeypatch.setattr("solo_gps.evaluation.metrics.BLOCK", 7)
+    features = np.random.default_rng(0).normal(size=(50, 12)) * np.geomspace(1, 1e-3, 12)
+    values = np.linalg.svd(features, compute_uv=False)
+    shares = values / values.sum()
+    assert rank_me(features) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("value, says", [(0.0, "zero"), (np.nan, "not finite"), (np.inf, "not finite")])
+def test_rank_me_of_nothing(value, says):
+    with pytest.raises(DataError, match=says):
+        rank_me(np.full((3, 2), value))
