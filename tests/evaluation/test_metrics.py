@@ -85,7 +85,7 @@ def test_rank_me_is_that_of_the_singular_values(monkeypatch):
     assert rank_me(features) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize("value, says", [(0.0, "zero"), (np.nan, "not finite"), (np.inf, "not finite")])
+@pytest.mark.parametrize(("value", "says"), [(0.0, "zero"), (np.nan, "not finite"), (np.inf, "not finite")])
 def test_rank_me_of_nothing(value, says):
     with pytest.raises(DataError, match=says):
         rank_me(np.full((3, 2), value))
