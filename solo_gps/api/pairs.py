@@ -61,12 +61,19 @@ class GuidedPairs(Dataset):
         return {**self.__dict__, "_positives": None}  # a worker draws nothing
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the pairs of an epoch; call it in the main process, between two epochs.
+        """Draws the pairs of an epoch; call it in the process that made this, between two epochs.
 
         Args:
             epoch: Number of the epoch, from 0.
+
+        Raises:
+            ConfigError: This is a copy: a worker's, or one that was pickled.
         """
-        assert self._positives is not None, "set_epoch is for the main process"
+        if self._positives is None:
+            raise ConfigError(
+                "set_epoch: this is a copy (a worker's, or one that was pickled), which has no neighbours to draw from. Call it "
+                "in the process that made the pairs; where several train, each calls positives(), which finds the cache."
+            )
         pairs = self._positives.pairs(epoch)
         self._guided.draw_with(lambda: pairs)
         self._guided.redraw()

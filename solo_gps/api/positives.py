@@ -147,7 +147,7 @@ def positives(
     """
     with _as_arguments(), our_part("finding positives"):
         sampler = Gps(_keys(keys), seed=DEFAULT_SEED)
-        resolve_search(search)
+        sampler.check_search(resolve_search(search))
         decoding = parse({} if decode is None else decode, Scaling, "decode")
         is_array = hasattr(prior, "shape") or isinstance(prior, (list, tuple, Embeddings))
         node = {"name": prior} if isinstance(prior, str) else prior

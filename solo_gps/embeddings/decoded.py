@@ -42,7 +42,7 @@ from solo_gps.embeddings.store import (
     read_manifest,
 )
 from solo_gps.errors import CacheError, ConfigError, DataError, UnreadableImageError, first_line
-from solo_gps.interfaces import StoredImages
+from solo_gps.interfaces import ImageSet, StoredImages
 from solo_gps.priors.parts.loading import batches, consecutive, worker_count
 from solo_gps.runtime import store
 from solo_gps.runtime.files import in_bytes, write_text
@@ -57,6 +57,7 @@ CODECS = ("pil", "jpg", "libjpeg_turbo", "jpg_2000", "webp")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 """Another for each machine, and each time that it starts."""
 BLOCK = 32
+CHANGED = "the images were changed while they were decoded, or since. Run again when they are all there."
 WAITING = "images: another process is decoding them"
 
 
@@ -87,11 +88,15 @@ class Pixels:
     Args:
         places: (N, 3) int64, see above.
         pixels: (P,) uint8.
+        digests: Of the images that were decoded, each known.
         file: What other processes reach the memory through; it stays open for them.
     """
 
-    def __init__(self, places: NDArray[np.int64], pixels: NDArray[np.uint8], file: BinaryIO | None = None) -> None:
+    def __init__(
+        self, places: NDArray[np.int64], pixels: NDArray[np.uint8], digests: Digests, file: BinaryIO | None = None
+    ) -> None:
         self.places, self._bytes = places, pixels.data
+        self.listing, self._digests = digests.of_listing(), digests.values.copy()
         if file is not None:
             weakref.finalize(self, file.close)
 
@@ -101,6 +106,10 @@ class Pixels:
         if not height:
             return None
         return Image.frombytes("RGB", (width, height), self._bytes[first : first + 3 * height * width])
+
+    def digest(self, index: int) -> bytes | None:
+        """The digest of the bytes that the image was decoded from; ``None`` for one that could not be."""
+        return self._digests[index].tobytes() if self.places[index, 1] else None
 
     @property
     def unreadable(self) -> list[int]:
@@ -162,11 +171,18 @@ def _mapped(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, boo
         with store.locked(folder, WAITING):
             if built := not os.path.lexists(folder):
                 _build_folder(images, folder, digests, skip)
-    return open_decoded(folder, len(images)), f"in {folder}", built
+    places, pixels = open_decoded(folder, len(images))
+    return Pixels(places, pixels, digests), f"in {folder}", built
 
 
-def open_decoded(folder: Path, images: int) -> Pixels:
-    """Maps the pixels in a whole folder.
+def pixels_of(images: ImageSet) -> Pixels | None:
+    """What :func:`keep_decoded` made for these images; ``None`` before."""
+    kept = getattr(images, "kept", None)
+    return kept if isinstance(kept, Pixels) else None
+
+
+def open_decoded(folder: Path, images: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Maps the places and the pixels in a whole folder.
 
     Args:
         folder: Folder named by the fingerprint.
@@ -184,7 +200,7 @@ def open_decoded(folder: Path, images: int) -> Pixels:
     store.check_blocks(folder / NAME, manifest, PIXELS, mend)
     with suppress(OSError):  # the time of last use is a convenience; the cache may be read-only
         os.utime(folder / NAME)
-    return Pixels(np.array(places), pixels)
+    return np.array(places), pixels
 
 
 def _build_folder(images: Decodable, folder: Path, digests: Digests, skip: bool) -> None:
@@ -204,7 +220,7 @@ def _build_folder(images: Decodable, folder: Path, digests: Digests, skip: bool)
         with open(work / PIXELS, "r+b") as file:
             _decode(images, places, file, first, skip)
         if Digests(images, folder.parent).of_listing() != digests.of_listing():
-            raise DataError("the images were changed while they were decoded. Run again when they are all there.")
+            raise DataError(CHANGED)
         np.save(work / PLACES, places)
         values = {
             "format": FORMAT,
@@ -226,12 +242,17 @@ def _build_folder(images: Decodable, folder: Path, digests: Digests, skip: bool)
 def _in_memory(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, bool]:
     make_root(root)
     machine = BOOT.read_text()[:8] if BOOT.exists() else ""
-    name = fingerprint(_made_by(images), Digests(images, root).of_listing())
+    digests = Digests(images, root)
+    digests.read()
+    name = fingerprint(_made_by(images), digests.of_listing())
     record = root / RECORDS / f"{name}-{machine}.json"
     with store.locked(root / record.stem, WAITING):
         file = _opened_elsewhere(record)
         if built := file is None:
             file = _filled_memory(images, skip)
+            if Digests(images, root).of_listing() != digests.of_listing():
+                file.close()
+                raise DataError(CHANGED)
             stat = os.fstat(file.fileno())
             owner = {"pid": os.getpid(), "file": file.fileno(), "is": [stat.st_dev, stat.st_ino, stat.st_size]}
             write_text(record, json.dumps(owner))
@@ -239,7 +260,7 @@ def _in_memory(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, 
     head = 24 * len(images)
     pixels = np.memmap(file, np.uint8, "r", offset=head)
     places = np.array(np.memmap(file, np.int64, "r", shape=(len(images), 3)))
-    return Pixels(places, pixels, file), f"in memory ({in_bytes(len(pixels))})", built
+    return Pixels(places, pixels, digests, file), f"in memory ({in_bytes(len(pixels))})", built
 
 
 def _opened_elsewhere(record: Path) -> BinaryIO | None:

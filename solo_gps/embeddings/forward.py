@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from solo_gps.embeddings.decoded import pixels_of
 from solo_gps.embeddings.digests import image_digest
 from solo_gps.interfaces import ImageSet, StoredImages
 from solo_gps.priors.base import Encoder
@@ -44,8 +45,9 @@ class _Digested(PreprocessedImages):
 
     def __getitem__(self, index: int) -> Any:
         assert isinstance(self.images, StoredImages)
-        digest = torch.frombuffer(bytearray(image_digest(self.images.stored(index))), dtype=torch.uint8)
-        return super().__getitem__(index), digest
+        kept = pixels_of(self.images)
+        digest = (kept and kept.digest(index)) or image_digest(self.images.stored(index))
+        return super().__getitem__(index), torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
 def _loaded(

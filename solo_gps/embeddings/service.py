@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from solo_gps.embeddings.build import build_cache
+from solo_gps.embeddings.decoded import CHANGED, pixels_of
 from solo_gps.embeddings.digests import Digests, digest_of_names
 from solo_gps.embeddings.fingerprint import describe, fingerprint
 from solo_gps.embeddings.resolve import check_not_empty, of_parts, resolve_prior
@@ -27,7 +28,7 @@ from solo_gps.embeddings.store import (
     open_cache,
     read_manifest,
 )
-from solo_gps.errors import CacheError, SoloGpsError, first_line
+from solo_gps.errors import CacheError, DataError, SoloGpsError, first_line
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
@@ -138,7 +139,7 @@ def _find(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], ro
     """
     data = None
     if encoder.reads_images:
-        digests = Digests(images, root)
+        digests = _digests(images, root)
         if not digests.whole:
             if not any(_may_be_of(folder, description, len(images)) for folder in cache_folders(root)):
                 return None
@@ -146,6 +147,18 @@ def _find(images: ImageSet, encoder: Encoder, description: Mapping[str, Any], ro
         data = digests.of_all()
     folder = root / fingerprint(description, data)
     return folder if os.path.lexists(folder) else None
+
+
+def _digests(images: ImageSet, root: Path) -> Digests:
+    """What is known of the images.
+
+    Raises:
+        DataError: They were decoded once (``images.store``), and are others now: rows by the old pixels would bear the new name.
+    """
+    digests, kept = Digests(images, root), pixels_of(images)
+    if kept is not None and kept.listing != digests.of_listing():
+        raise DataError(CHANGED)
+    return digests
 
 
 def _may_be_of(folder: Path, description: Mapping[str, Any], images: int) -> bool:
@@ -167,5 +180,5 @@ def _build_locked(
     with build_lock(build) if ranks.first else nullcontext():
         if (found := _found(images, encoder, description, root, ranks)) is not None:
             return found, False
-        digests = Digests(images, root) if encoder.reads_images else None
+        digests = _digests(images, root) if encoder.reads_images else None
         return build_cache(images, encoder, description, digests, build.with_name(build.name + PARTIAL), ranks), True

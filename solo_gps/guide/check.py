@@ -71,6 +71,8 @@ def read_recipe(recipe: DictConfig) -> Asked:
     used = [sampler for sampler in first if sampler.pairs_images or sampler.reads_prior]
     for sampler in used:
         sampler.check_prior(prior)
+    for sampler in samplers.values():
+        sampler.check_search(search)
     return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images)
 
 

@@ -75,6 +75,8 @@ def check_neighbours(images: int, k: int) -> None:
     """Raises :class:`DataError` unless 1 <= k < N."""
     if k < 1:
         raise ConfigError(f"k={k}: wanted at least 1 neighbour.")
+    if images == 1:
+        raise DataError("1 image has no neighbour. Give at least 2.")
     if k >= images:
         raise DataError(f"k={k} neighbours of N={images} images: each has only {images - 1}. Use k <= {images - 1}.")
     check_fits(f"k={k}: a table of {images:,} x {k:,} neighbours", 16 * images * k, "Use a smaller k.")

@@ -45,8 +45,7 @@ def find(
     backend = choose_backend(config, images=len(embeddings.array), columns=_columns(embeddings), radius=radius)
     if radius is not None and not backend.exact:
         raise ConfigError(
-            f"search.backend={backend.config.backend}: radius search is exact only. Use search.backend=auto, or k neighbours and "
-            "solo_gps.neighbours.filters.radii.cut_table to cut them at the radius."
+            f"search.backend={backend.config.backend}: radius search is exact only. Use search.backend=auto, or k neighbours."
         )
     request = stored.Request(
         images=len(embeddings.array),
@@ -101,6 +100,11 @@ def _embeddings(brought: object) -> Embeddings:
     if not isinstance(brought, Embeddings):
         raise ConfigError(
             f"neighbours: wanted an (N, D) numpy array, or solo_gps.interfaces.Embeddings, got {type(brought).__name__}."
+        )
+    if brought.folder is not None and not brought.fingerprint:
+        raise ConfigError(
+            f"embeddings: folder={str(brought.folder)!r} without a fingerprint: tables kept there are known by it. Give "
+            "Embeddings(fingerprint=...), another for other embeddings, or no folder."
         )
     return brought
 

@@ -9,6 +9,7 @@ from solo_gps.methods import facts_of
 
 if TYPE_CHECKING:
     from solo_gps.interfaces import Exhibit, NeighbourTable, Pairs
+    from solo_gps.neighbours.config import SearchConfig
     from solo_gps.priors.config import PriorConfig
     from solo_gps.samplers.space import PriorSpace
 
@@ -51,6 +52,13 @@ class Sampler:
 
     def check_prior(self, prior: PriorConfig) -> None:
         """Checks the keys against those of the prior that :meth:`prepare` will be given, before anything is embedded.
+
+        Raises:
+            ConfigError: They do not fit.
+        """
+
+    def check_search(self, search: SearchConfig) -> None:
+        """Checks the keys against those of the search, before anything is embedded.
 
         Raises:
             ConfigError: They do not fit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,13 @@ def test_two_transforms_are_the_anchors_and_the_positives(found):
     for transform in ((colour, darker), [colour, darker]):
         anchor, positive, _ = solo_gps.GuidedPairs(CODED, transform, found)[7]
         assert (anchor, positive) == (7, found.pairs(0).positives[7] + 100)
+
+
+def test_a_copy_says_where_epochs_are_drawn(found):
+    copy = pickle.loads(pickle.dumps(solo_gps.GuidedPairs(found.brought, np.asarray, found)))
+    assert len(copy[3]) == len(solo_gps.GuidedPairs(found.brought, np.asarray, found)[3])
+    with pytest.raises(ConfigError, match="this is a copy"):
+        copy.set_epoch(1)
 
 
 def test_an_image_without_a_neighbour_shows_itself_twice():

@@ -158,6 +158,17 @@ def test_same_label_keeps_neighbours_of_the_class():
     assert found.purity() == 1
 
 
+def test_same_label_takes_no_unknown_one_for_a_class():
+    found = solo_gps.positives(FOUR, prior=LINE, k=3, labels=[0, 0, -1, -1], same_label=True)
+    assert [set(row[row >= 0].tolist()) for row in found.table.indices] == [{1}, {0}, set(), set()]
+
+
+def test_a_folder_of_tables_wants_a_fingerprint(tmp_path):
+    brought = Embeddings(array=np.asarray(LINE, np.float32), folder=tmp_path, fingerprint="")
+    with pytest.raises(ConfigError, match="without a fingerprint"):
+        solo_gps.positives(FOUR, prior=brought, k=1)
+
+
 def test_a_set_of_torchvisions_says_its_labels_and_loses_its_transform():
     whole = CIFAR10.__new__(CIFAR10)
     whole.data, whole.targets = np.repeat(PIXELS[..., None], 3, axis=3), list(range(60))
@@ -209,6 +220,11 @@ WRONG = {
     "norms too large": ({"prior": np.diag(np.arange(60) * 1e18)}, DataError, ["prior: the largest norm is 5.9e+19"]),
     "all at one point": ({"prior": np.ones((60, 2))}, DataError, ["60 of 60 images lie at one point", "rows of prior"]),
     "a search backend": ({"search": {"backend": "fais"}}, UnknownNameError, ["search backend 'fais'", "Did you mean 'faiss'"]),
+    "a radius by an approximate search": (
+        {"search": {"backend": "faiss_hnsw"}, "radius": 3.0},
+        ConfigError,
+        ["search.backend=faiss_hnsw", "radius=3.0", "Use search.backend=auto, or k in place"],
+    ),
     "a search key": ({"search": {"bakend": "torch"}}, ConfigError, ["search.bakend"]),
     "a radius with no neighbour": ({"radius": 1e-6}, DataError, ["radius=1e-06: no image has a positive", " fits: "]),
     "labels too few": ({"labels": [1, 2]}, DataError, ["labels: wanted 60 whole numbers", "(2,)"]),

@@ -21,8 +21,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 from torchvision.datasets.folder import default_loader
 
+from solo_gps.embeddings import build, embed, list_caches, remove, show, verify
 from solo_gps.embeddings import decoded as module
-from solo_gps.embeddings import embed, list_caches, remove, show, verify
 from solo_gps.embeddings.decoded import keep_decoded
 from solo_gps.errors import CacheError, ConfigError, DataError, MachineError, UnreadableImageError
 from solo_gps.hosts.decode import ImagesConfig
@@ -231,7 +231,8 @@ decoded.keep_decoded(host_images(ImageFolder({str(digits / "train")!r})), "mappe
     assert [found.status for found in list_caches()] == ["whole"]
 
 
-def test_images_that_change_while_they_are_decoded_are_kept_under_no_name(digits, tmp_path, monkeypatch):
+@KINDS
+def test_images_that_change_while_they_are_decoded_are_kept_under_no_name(kind, digits, tmp_path, monkeypatch):
     shutil.copytree(digits / "train", tmp_path / "train")
     decode = module._decode
 
@@ -241,8 +242,34 @@ def test_images_that_change_while_they_are_decoded_are_kept_under_no_name(digits
 
     monkeypatch.setattr(module, "_decode", change_first)
     with pytest.raises(DataError, match="changed while they were decoded"):
-        kept(tmp_path / "train", "mapped")
+        kept(tmp_path / "train", kind)
     assert list_caches() == []
+
+
+@KINDS
+@pytest.mark.parametrize("prior", ["pixels", "pca"])
+@pytest.mark.parametrize("while_embedding", [False, True])
+def test_images_that_change_after_they_were_decoded_give_no_row_to_the_new_ones(
+    kind, prior, while_embedding, digits, tmp_path, monkeypatch
+):
+    shutil.copytree(digits / "train", tmp_path / "train")
+    images, node = kept(tmp_path / "train", kind), {"name": prior, "image_size": 8}
+
+    def change():
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "2" / "006.png")
+
+    if while_embedding:
+        dimensions = build._dimensions
+        monkeypatch.setattr(build, "_dimensions", lambda *given: (change(), dimensions(*given))[1])
+        assert embed(images, node).fingerprint == embed(host_images(ImageFolder(digits / "train")), node).fingerprint
+    else:
+        change()
+        with pytest.raises(DataError, match="changed while they were decoded, or since"):
+            embed(images, node)
+    array = embed(host_images(ImageFolder(tmp_path / "train")), node).array
+    assert np.array_equal(
+        array, embed(host_images(ImageFolder(tmp_path / "train")), {**node, "cache_dir": str(tmp_path / "c")}).array
+    )
 
 
 def test_a_store_in_a_folder_that_cannot_be_written_is_used_and_none_is_made_there(digits, own_cache, tmp_path, monkeypatch):

@@ -79,16 +79,16 @@ def share_with_positive(table: NeighbourTable) -> float:
 
 
 def keep_same_label(table: NeighbourTable, labels: NDArray[Any]) -> NeighbourTable:
-    """Drops neighbours whose label differs from the anchor's, keeping the order of the rest.
+    """Drops neighbours whose label differs from the anchor's or is unknown, keeping the order of the rest.
 
     Args:
         table: Neighbours of N images.
-        labels: (N,) int64.
+        labels: (N,) int64, -1 where unknown.
 
     Returns:
         A table of the same width, padded at the end of each row.
     """
-    keep = (table.indices >= 0) & (labels[table.indices] == labels[:, None])
+    keep = (table.indices >= 0) & (labels[:, None] >= 0) & (labels[table.indices] == labels[:, None])
     order = np.argsort(~keep, axis=1, kind="stable")
     kept = np.take_along_axis(keep, order, axis=1)
     indices = np.where(kept, np.take_along_axis(table.indices, order, axis=1), -1).astype(np.int32)

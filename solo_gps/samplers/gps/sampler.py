@@ -11,7 +11,8 @@ import numpy as np
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import NeighbourTable, Pairs
 from solo_gps.neighbours.backends.faiss_here import faiss_missing
-from solo_gps.neighbours.config import check_neighbours
+from solo_gps.neighbours.config import SearchConfig, check_neighbours
+from solo_gps.plugins import registered
 from solo_gps.priors.config import JoinConfig, PriorConfig
 from solo_gps.samplers.base import Sampler
 from solo_gps.samplers.gps.choose import choose_positives, keep_same_label, share_with_positive
@@ -52,6 +53,17 @@ class Gps(Sampler):
             raise ConfigError(
                 f"sampler.gps.radius={self.config.radius} says nothing with prior.combine=agree, whose parts have no distance in "
                 "common. Use sampler.gps.k, or prior.combine=join."
+            )
+
+    def check_search(self, search: SearchConfig) -> None:
+        """Refuses balls of one radius where the search is approximate: it knows the nearest alone."""
+        config = self.config
+        if config.radius is None or config.radius_of == "image" or search.backend == "auto":
+            return
+        if not registered("register_search_backends")[search.backend].exact:
+            raise ConfigError(
+                f"search.backend={search.backend} looks for a number of neighbours, and cannot look for all within "
+                f"sampler.gps.radius={config.radius}. Use search.backend=auto, or sampler.gps.k in place of the radius."
             )
 
     def prepare(self, space: PriorSpace, *, same_label: bool) -> NeighbourTable:
