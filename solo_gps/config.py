@@ -113,11 +113,20 @@ def parse(node: object, schema: type[T], where: str) -> T:
         return keys
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if getattr(error, "full_key", None) else where
-        raise ConfigError(f"{key}: {first_line(error)}") from error
+        raise ConfigError(f"{key}: {_wanted(error, schema)}") from error
     except ConfigError:
         raise
     except (ValueError, OverflowError) as error:  # the latter: a whole number beyond every float
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _wanted(error: Any, schema: type) -> str:
+    """What OmegaConf says of a value; of a list it speaks by its own classes."""
+    text = first_line(error)
+    lists = [field.name for field in dataclasses.fields(schema) if field.default_factory is list]
+    if "ListConfig" not in text:
+        return text
+    return f"wanted a list, for example [a,b] ({' and '.join(lists)} {'are lists' if len(lists) > 1 else 'is a list'})."
 
 
 def plain(node: DictConfig, where: str) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from solo_gps.api.images import checked_labels, image_set
 from solo_gps.config import LARGEST_WHOLE, parse
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
-from solo_gps.errors import ConfigError, DataError, SoloGpsError, our_part
+from solo_gps.errors import ConfigError, DataError, SoloGpsError, first_line, our_part
 from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.guide.check import DEFAULT_SEED
 from solo_gps.guide.pairing import build_table, plain_pairs
@@ -202,7 +202,10 @@ def _array(prior: Any) -> np.ndarray:
     if hasattr(prior, "detach"):
         prior = prior.detach().cpu()
         prior = prior.float() if prior.is_floating_point() else prior
-    return np.asarray(prior)
+    try:
+        return np.asarray(prior)
+    except (ValueError, TypeError) as error:  # rows of unlike lengths, a sparse tensor
+        raise DataError(f"prior: wanted an (N, D) array of numbers, got a {type(prior).__name__}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -81,6 +81,8 @@ def build_cache(
     failure: Exception | None = None
     try:
         _embed_blocks(images, encoder, digests, partial, blocks[ranks.rank :: ranks.world], ranks)
+        if encoder.trained and digests is not None:  # rows of other images than those of its state
+            digests.check_unchanged()
     except Exception as problem:
         if ranks.world == 1:
             raise

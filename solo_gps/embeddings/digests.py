@@ -101,7 +101,7 @@ class Digests:
     def check_unchanged(self) -> None:
         """Raises :class:`DataError` when an image, or the list of them, is not what it was when this was made."""
         if Digests(self._images, self._root).of_listing() != self.of_listing():
-            raise DataError("the training images were changed while a prior was trained on them. Run again once they stay.")
+            raise DataError("the training images were changed while a prior was made of them. Run again once they stay.")
 
     def learn(self, rows: Iterable[int], digests: bytes) -> None:
         """Takes the digests of images that somebody has read."""

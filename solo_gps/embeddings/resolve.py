@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from solo_gps.errors import ConfigError, DataError, SoloGpsError
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import lookup
 from solo_gps.priors import DEFAULT_ENCODER
-from solo_gps.priors.config import CONFIGS, JoinConfig, PriorConfig
+from solo_gps.priors.config import CONFIGS, RUNTIME_KEYS, JoinConfig, PriorConfig
 from solo_gps.runtime.devices import device_of
 from solo_gps.runtime.machine import check_fits
 
@@ -68,7 +69,12 @@ def parse_prior(prior: Mapping[str, Any] | None = None) -> PriorConfig:
     check_fits(
         f"prior={name} with these sizes", config.least_memory, "Lower prior.batch_size, prior.image_size or what is large."
     )
-    of_parts(config, parse_prior)
+    parts: list[dict[str, Any]] = []
+    for place, part in enumerate(of_parts(config, parse_prior)):
+        spoken = dataclasses.asdict(part)
+        parts.append({key: value for key, value in spoken.items() if key not in RUNTIME_KEYS})
+        if parts[place] in parts[:place]:
+            raise ConfigError(f"prior: parts[{place}] is there twice, so it adds nothing. Leave it out, or give it other keys.")
     return config
 
 
@@ -79,7 +85,9 @@ def of_parts(config: PriorConfig, act: Callable[[Mapping[str, Any]], T]) -> list
         try:
             done.append(act(node))
         except SoloGpsError as error:
-            error.args = (re.sub(r"\bprior(?=[.:]\S|: )", f"prior.parts[{place}]", str(error)),)
+            key = f"prior.parts[{place}]"
+            text, found = re.subn(r"\bprior(?=[.:]\S|: )", key, str(error))
+            error.args = (text if found else f"{key}: {text}",)
             raise
     return done
 

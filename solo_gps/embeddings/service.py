@@ -63,7 +63,9 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
     check_not_empty(len(images))
     encoder = resolve_prior(prior, images)
     if isinstance(encoder, JoinEncoder):
+        before = Digests(images, cache_root(encoder.config.cache_dir))
         encoder.take(of_parts(encoder.config, lambda node: embed(images, node, together=together)))
+        before.check_unchanged()
     device = device_of(encoder.config.device)
     try:
         with preserved_generators(device):

@@ -89,8 +89,8 @@ class _Arrangement:
         image, count = max(often.items(), key=lambda of: (of[0] >= 0, of[1]))
         raise DataError(
             f"sampler.gps.keep_apart: no batches of {self._sizes[0]} were found that keep partners apart; image {image} is the "
-            f"positive of {count} others. Lower optimizer.batch_size, draw the positives (sampler.gps.choose=uniform), set "
-            "sampler.gps.mutual=true, or leave keep_apart out."
+            f"positive of {count} others. Lower optimizer.batch_size, or leave keep_apart out; where one image is the positive "
+            "of many, choose=uniform and mutual=true of sampler.gps make them fewer."
         )
 
     def _settled(self, waiting: list[int]) -> bool:

@@ -81,10 +81,14 @@ class GuidedRun:
         """Whether a sampler chooses positives in the dataset."""
         return any(sampler.pairs_images for sampler in self.samplers.values())
 
+    @property
+    def _keeps_apart(self) -> bool:
+        return bool(self._key("keep_apart", False))
+
     def make_loader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> DataLoader:
         """Stands in for ``DataLoader`` where the host makes its training loader."""
         with our_part("guiding the training set"):
-            check_batch(self.cfg, len(dataset), kwargs["batch_size"])  # type: ignore[arg-type]
+            check_batch(self.cfg, len(dataset), kwargs["batch_size"], apart=self._keeps_apart)  # type: ignore[arg-type]
             if self.guides_images:
                 guided = self._guide(dataset)
             else:
@@ -114,12 +118,12 @@ class GuidedRun:
                 },
                 self.host.build_transform(self.cfg),
             )
-            check_batch(self.cfg, len(dataset), module.batch_size)
+            check_batch(self.cfg, len(dataset), module.batch_size, apart=self._keeps_apart)
             items = self._guide(dataset) if self.guides_images else self._items(dataset)
             self._record_fingerprints()
             if isinstance(items, GuidedDataset):
                 self.fit.guide(items)
-            kept = apart if self._key("keep_apart", False) else None
+            kept = apart if self._keeps_apart else None
             return Shown(dataset=items, pairs=partial(self._drawn, items), seed=self.record["seed"], apart=kept)
 
     def _drawn(self, items: GuidedDataset | HostItems) -> tuple[int, Pairs]:
@@ -143,7 +147,7 @@ class GuidedRun:
             marks,
             self.pairing.pairs(epoch=0),
             of_positive=of_positive,
-            keep_apart=self._key("keep_apart", False),
+            keep_apart=self._keeps_apart,
             skip=self._skips_unreadable,
         )
 

@@ -18,6 +18,7 @@ from solo_gps.hosts.h5 import wrong_with_h5
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, which would take a second to import."""
 CLASSES_LOOKED_AT = 8
+BATCHES_APART = 4
 MOST_OPENED = 256
 """Files of a flat folder whose names are no image's are opened, at most so many: a run must not wait for a million."""
 
@@ -60,7 +61,7 @@ def check_validation_folder(recipe: DictConfig) -> None:
     if wrong is not None:
         raise DataError(f"data.val_path={str(path)!r}: {wrong}")
     for of_class in sorted(Path(path).expanduser().glob("*/"))[:CLASSES_LOOKED_AT] if kind == "classes" else ():
-        first = next((image for image in sorted(of_class.iterdir()) if is_image_name(image.name)), None)
+        first = next((image for image in sorted(of_class.iterdir()) if is_image_name(image.name) and not image.is_dir()), None)
         if first is not None:
             _check_validation_image(first)
 
@@ -188,7 +189,7 @@ _CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
 }
 
 
-def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
+def check_batch(recipe: DictConfig, images: int, batch_size: int, *, apart: bool = False) -> None:
     """Raises :class:`DataError` when no rank would get one whole batch of the training set: the host drops incomplete ones.
 
     Lightning deals the items to the ranks, and fills up so that all have as many; DALI leaves over what is no whole share. A
@@ -198,6 +199,7 @@ def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
         recipe: The whole recipe, completed or not.
         images: Number of training images.
         batch_size: Of one rank.
+        apart: Whether partners are kept in different batches: with few batches that goes well or not by the epoch's draws.
     """
     by_dali = reads_by_dali(recipe)
     ranks = 1 if recipe.get("use_distributed_sampler") is False and not by_dali else rank_count(recipe)
@@ -207,4 +209,11 @@ def check_batch(recipe: DictConfig, images: int, batch_size: int) -> None:
         mend = f"Set optimizer.batch_size to at most {share}." if share else "Check data.train_path and data.fraction."
         raise DataError(
             f"the training set has {images} images{each}, but optimizer.batch_size={batch_size}: not one whole batch. {mend}"
+        )
+    if apart and share < BATCHES_APART * batch_size:
+        most = share // BATCHES_APART
+        mend = f"Set optimizer.batch_size to at most {most}, or leave keep_apart out." if most else "Leave it out."
+        raise DataError(
+            f"sampler.gps.keep_apart: {share} images in batches of {batch_size} are too few to keep partners in different ones, "
+            f"which takes {BATCHES_APART} batches an epoch. {mend}"
         )

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from solo_gps.config import Keys, check_choice
+from solo_gps.config import LARGEST_REAL, Keys, check_choice
 from solo_gps.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from PIL.Image import Image
 
@@ -81,20 +83,33 @@ def decoded(image: Image, config: Scaling) -> Image:
     if not math.isfinite(high - low):
         raise LostValuesError("has values that are not finite. Mend or remove it.")
     if config.scale is None:
-        if fits_8_bits(image.mode, low, high):
+        if fits_8_bits(values):
             return image.convert("RGB")
         key = "+images" if getattr(config, "store", None) is None else "images.scale"  # a group is typed once
         raise LostValuesError(
             f"has values from {low:g} to {high:g} (mode {image.mode}), which solo-learn cuts off at 0 and 255. Say what becomes "
-            f"black and white: {key}=own (each image's own least and largest), {key}=type (0 and {_white(image.mode)}), or "
-            f"{key}=fixed images.low={low!r} images.high={high if high > low else low + 1!r}."
+            f"black and white: {', or '.join(_offers(key, image.mode, low, high))}."
         )
     return _scaled(values, *_ends(image.mode, config, low, high))
 
 
-def fits_8_bits(mode: str, low: float, high: float) -> bool:
-    """Whether ``convert("RGB")`` keeps an image apart: its values lie in 0 to 255, and are no float image of 0 to 1."""
-    return low >= 0 and high <= 255 and not (mode == "F" and 0 < high <= 1)
+def fits_8_bits(values: np.ndarray) -> bool:
+    """Whether ``convert("RGB")`` keeps (H, W) values as they are: whole numbers from 0 to 255, and no float image of 0 and 1."""
+    import numpy as np
+
+    if values.min() < 0 or values.max() > 255:
+        return False
+    return values.dtype.kind != "f" or (bool((values == np.rint(values)).all()) and values.max() != 1)
+
+
+def _offers(key: str, mode: str, low: float, high: float) -> Iterator[str]:
+    """What may be set for an image with such values."""
+    yield f"{key}=own (each image's own least and largest)"
+    if low >= 0 and high <= _white(mode):
+        yield f"{key}=type (0 and {_white(mode)})"
+    white = high if high > low else low + 1
+    if -LARGEST_REAL <= low < white <= LARGEST_REAL:
+        yield f"{key}=fixed images.low={low!r} images.high={white!r}"
 
 
 def _white(mode: str) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from solo_gps.errors import DataError, printable
+
 
 def wrong_with_h5(path: str) -> Iterator[str]:
     """Yields why solo-learn could not read an H5 file, or would take its images for others."""
@@ -97,6 +99,39 @@ def has_links(path: str) -> bool:
         for group in (file, *(file[name] for name in file)):
             group.id.links.iterate(look, info=True)
     return bool(found)
+
+
+class H5File:
+    """The encoded images of an H5 file, which each process opens once, when it first reads one.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._opened: dict[int, tuple[Any, tuple[int, ...]]] = {}  # by process: a handle does not survive a fork
+
+    def stored(self, name: str) -> bytes:
+        """The encoded image of that name; errors as of :func:`stored_bytes`."""
+        import h5py
+
+        if os.getpid() not in self._opened:
+            stamp = self._stamp()  # before: what is written meanwhile must be noticed
+            self._opened[os.getpid()] = h5py.File(self._path, "r"), stamp
+        return stored_bytes(self._opened[os.getpid()][0], name)
+
+    def check_current(self) -> None:
+        """Raises :class:`DataError` when the path leads to another file, or another state of it, than this process has open."""
+        _, stamp = self._opened.get(os.getpid(), (None, None))
+        if stamp is not None and stamp != self._stamp():
+            raise DataError(
+                f"{printable(self._path)}: was written or replaced since this run opened it. Run again once it stays."
+            )
+
+    def _stamp(self) -> tuple[int, ...]:
+        stat = os.stat(self._path)
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def stored_bytes(file: Any, name: str) -> bytes:

@@ -22,7 +22,7 @@ from torchvision.datasets.folder import default_loader
 
 from solo_gps.errors import ConfigError, DataError, UnreadableImageError, printable
 from solo_gps.hosts.decode import LostValuesError, Scaling, decoded
-from solo_gps.hosts.h5 import has_links, stored_bytes
+from solo_gps.hosts.h5 import H5File, has_links
 from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import registered
 
@@ -43,6 +43,7 @@ class HostImages:
         place: Where the images lie, ``None`` in memory.
         files: The file of each image, or one that holds all; ``None`` in memory.
         stamped: The stamps of those files change whenever an image does.
+        check_current: Raises :class:`DataError` when what is read is not what the stamps speak of.
         unsorted: Why the order is not that of the names, or ``None``.
         opened: From an index to what Pillow opens, and the target, where the dataset has no part of its own that decodes.
         read: From an index to the image and its target, where that is shorter than the dataset's own way.
@@ -62,6 +63,7 @@ class HostImages:
         place: str | None = None,
         files: Sequence[str] | str | None = None,
         stamped: bool = True,
+        check_current: Callable[[], None] = lambda: None,
         unsorted: str | None = None,
         opened: Callable[[int], tuple[Any, int]] | None = None,
         read: Callable[[int], tuple[Image.Image, int]] | None = None,
@@ -71,7 +73,7 @@ class HostImages:
         if _is_loaded_by_pillow(dataset):
             self._raw.loader = self._decoded
         self._labels = _known_labels(labels)
-        self._stored, self._files, self._stamped = stored, files, stamped
+        self._stored, self._files, self._stamped, self._check_current = stored, files, stamped, check_current
         self._opened, self._read = opened, read
         self.names, self.place, self.unsorted = names, place, unsorted
         self.decoding = Scaling()
@@ -175,6 +177,7 @@ class HostImages:
             return None
         files = [self._files] if isinstance(self._files, str) else self._files
         try:
+            self._check_current()
             stats = list(map(os.stat, files))
         except OSError as error:
             raise DataError(f"{printable(error.filename)}: cannot be read: {error.strerror}. Mend or remove it.") from error
@@ -328,15 +331,11 @@ def _rows(pixels: NDArray[np.uint8], targets: Sequence[int]) -> Callable[[int], 
 
 
 def _h5(dataset: Any) -> ImageSet:
-    opened: dict[int, Any] = {}  # by process: a handle does not survive a fork
+    file = H5File(dataset.h5_path)
 
     def stored(index: int) -> bytes:
-        import h5py
-
-        if os.getpid() not in opened:
-            opened[os.getpid()] = h5py.File(dataset.h5_path, "r")
         group, name, _ = dataset._data[index]
-        return stored_bytes(opened[os.getpid()], f"{group}/{name}")
+        return file.stored(f"{group}/{name}")
 
     names = [f"{group}/{name}" for group, name, _ in dataset._data]
     return HostImages(
@@ -347,6 +346,7 @@ def _h5(dataset: Any) -> ImageSet:
         place=os.path.realpath(dataset.h5_path),
         files=os.fspath(dataset.h5_path),
         stamped=not has_links(dataset.h5_path),
+        check_current=file.check_current,
         unsorted=None if _is_sorted(names) else "the images are not in the order of their names in the H5 file",
         opened=lambda index: (io.BytesIO(stored(index)), dataset._data[index][2]),
     )

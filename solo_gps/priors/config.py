@@ -117,9 +117,6 @@ class JoinConfig(CheapConfig):
             raise ValueError(f"parts={self.parts}: wanted two priors or more, for example prior.parts=[patches,{{name:pca}}].")
         for place, part in enumerate(self.parts):
             self._check_part(f"parts[{place}]", {"name": part} if isinstance(part, str) else part)
-        for place, node in enumerate(self.nodes):
-            if node in self.nodes[:place]:
-                raise ValueError(f"parts[{place}] is there twice, so it adds nothing. Leave it out, or give it other keys.")
         if self.augmentation != "none":
             raise ValueError(f"augmentation={self.augmentation!r} is a key of each part. Set it there.")
         if self.agree and self.space != "euclidean":

@@ -61,7 +61,8 @@ class PriorSpace:
             DataError: Nearly all images lie at one point.
         """
         embeddings = embed(self.images, self._prior)
-        check_apart(embeddings, self.images, LOOK_ALIKE)
+        for space in (embeddings, *embeddings.parts):
+            check_apart(space, self.images, LOOK_ALIKE)
         return embeddings
 
     @property

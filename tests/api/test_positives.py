@@ -213,6 +213,8 @@ WRONG = {
     "a prior without its file": ({"prior": "array"}, ConfigError, ["prior: path is missing"]),
     "a prior of another type": ({"prior": 5}, ConfigError, ["prior: wanted a prior's name", "got 5"]),
     "rows of other images": ({"prior": np.ones((59, 2))}, DataError, ["prior: wanted embeddings of shape (60, D)", "(59, 2)"]),
+    "ragged rows": ({"prior": [[1.0], [1.0, 2.0]]}, DataError, ["prior: wanted an (N, D) array of numbers", "list"]),
+    "a sparse tensor": ({"prior": torch.eye(60).to_sparse()}, DataError, ["prior: wanted an (N, D) array of numbers", "Tensor"]),
     "embeddings of texts": ({"prior": np.full((60, 2), "a")}, DataError, ["prior: wanted", "<U1"]),
     "embeddings not finite": ({"prior": np.diag([1.0] * 59 + [np.nan])}, DataError, ["prior: row 59", "not finite"]),
     "beyond float32": ({"prior": np.diag([1.0] * 59 + [1e39])}, DataError, ["prior: row 59", "not finite in float32"]),

@@ -12,7 +12,7 @@ import pytest
 from image_sets import FolderImages
 from PIL import Image
 
-from solo_gps.embeddings import embed
+from solo_gps.embeddings import build, embed
 from solo_gps.embeddings.digests import RECORDS, SETTLED_NS, Digests, same_listing
 from solo_gps.errors import DataError
 
@@ -208,7 +208,24 @@ def test_b5_images_replaced_while_a_prior_is_fitted_are_an_error(
         write(folder / "4.png", 99)
 
     monkeypatch.setattr(PcaEncoder, "fit", fit)
-    with pytest.raises(DataError, match=r"changed while a prior was trained on them\. Run again"):
+    with pytest.raises(DataError, match=r"changed while a prior was made of them\. Run again"):
+        embed(FolderImages(folder), prior)
+    monkeypatch.undo()
+    array = embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir)}).array
+    np.testing.assert_array_equal(array, embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir / "fresh")}).array)
+
+
+def test_b5_images_replaced_after_a_prior_was_fitted_are_an_error(
+    folder: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, really = {"name": "pca", "image_size": 4, "dimensions": 3}, build._dimensions
+
+    def dimensions(*given: Any) -> int:
+        write(folder / "4.png", 99)
+        return really(*given)
+
+    monkeypatch.setattr(build, "_dimensions", dimensions)
+    with pytest.raises(DataError, match="changed while a prior was made of them"):
         embed(FolderImages(folder), prior)
     monkeypatch.undo()
     array = embed(FolderImages(folder), {**prior, "cache_dir": str(cache_dir)}).array

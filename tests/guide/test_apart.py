@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler
 
 from solo_gps.errors import DataError
 from solo_gps.guide.apart import ApartBatches, apart
+from solo_gps.hosts.data_folder import BATCHES_APART, check_batch
 from solo_gps.interfaces import Pairs
 
 
@@ -41,7 +43,7 @@ def partners_meet(batch, pairs):
     drop_last=st.booleans(),
 )
 def test_partners_never_meet_and_every_item_comes_once(items, size, ranks, seed, drop_last):
-    assume(items // ranks // size >= 4)  # fewer cannot always do it: three that point in a circle need three batches
+    assume(items // ranks // size >= BATCHES_APART)  # fewer cannot always do it: three that point in a circle need three batches
     pairs = drawn(items, seed)
     order = np.random.default_rng(seed + 1).permutation(items)
     orders = [order[rank : items // ranks * ranks : ranks].tolist() for rank in range(ranks)]
@@ -88,6 +90,17 @@ def test_a_hub_of_all_is_one_clear_error():
     pairs = Pairs(anchors=np.arange(12, dtype=np.int32), positives=np.zeros(12, np.int32))
     with pytest.raises(DataError, match=r"no batches of 4.*image 0 is the positive of 11 others.*Lower optimizer.batch"):
         apart([list(range(12))], pairs, 4)
+
+
+def test_too_few_batches_are_an_error_at_once_whose_mend_works():
+    recipe = OmegaConf.create({"accelerator": "cpu", "devices": 2})
+    with pytest.raises(DataError, match=r"keep_apart: 50 images in batches of 13 .*batch_size to at most 12, or leave") as caught:
+        check_batch(recipe, 100, 13, apart=True)
+    check_batch(recipe, 100, 13)
+    check_batch(recipe, 100, 12, apart=True)
+    with pytest.raises(DataError, match="Leave it out"):
+        check_batch(recipe, 6, 1, apart=True)
+    assert "optimizer.batch_size" in str(caught.value)
 
 
 def test_hubs_of_half_are_kept_apart():

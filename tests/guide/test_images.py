@@ -228,6 +228,33 @@ def test_b4_pixels_of_each_scale(tmp_path):
             grey(index, **keys)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[0.0, 0.5, 1.0001]], np.float32),  # of 0 to 1, made larger by a bicubic filter
+        np.array([[0.0, 3.0, 100.5]], np.float32),
+        np.array([[-990, 0, 2740]], np.int32),
+        np.array([[0, 5, 2**31 - 1]], np.int32),
+        np.array([[-3e36, 0, 9e36]], np.float32),
+        np.array([[1e17, 1e17]], np.float32),
+        np.array([[-4.0, -4.0]], np.float32),
+    ],
+    ids=["just above 1", "halves", "Hounsfield", "32 bits", "huge", "constant", "constant below 0"],
+)
+def test_b4_every_mend_that_is_offered_works(values, tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(values).save(tmp_path / "a" / "0.tiff")
+    with pytest.raises(DataError, match="cuts off at 0 and 255") as caught:
+        host_images(host_set(tmp_path)).image(0)
+    said = str(caught.value)
+    assert "+images=own" in said
+    offered = [{"scale": scale} for scale in ("own", "type") if f"+images={scale} " in said]
+    if fixed := re.search(r"images.low=(\S+) images.high=(\S+)\.$", said):
+        offered.append(dict(zip(("low", "high"), map(float, fixed.groups()), strict=True), scale="fixed"))
+    for keys in offered:
+        host_images(host_set(tmp_path), ImagesConfig(**keys)).image(0)
+
+
 def test_b4_a_validation_set_of_16_bits_is_refused_beside_images(recipe, folder, digits, tmp_path):
     shutil.copytree(digits / "val", tmp_path / "val")
     deep(tmp_path / "val")

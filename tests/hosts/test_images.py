@@ -188,6 +188,23 @@ def test_b1_an_h5_file_of_links_is_known_by_the_files_behind_them(h5, tmp_path, 
     assert not np.array_equal(*arrays)
 
 
+def test_b1_an_h5_file_that_is_replaced_after_it_was_opened_is_an_error(h5, tmp_path, cache_dir, monkeypatch):
+    import h5py
+
+    monkeypatch.setattr("solo_gps.embeddings.digests.SETTLED_NS", -(2 << 40))
+    images = h5_images(h5)
+    images.image(0)
+    with h5py.File(h5) as source, h5py.File(tmp_path / "new.h5", "w") as file:
+        names = [f"{group}/{name}" for group in source for name in source[group]]
+        for name, other in zip(names, names[::-1], strict=True):
+            file[name] = source[other][()]
+    os.replace(tmp_path / "new.h5", h5)
+    with pytest.raises(DataError, match="was written or replaced since this run opened it"):
+        embed(images, {"name": "pixels"})
+    found, anew = (embed(h5_images(h5), {"name": "pixels", **where}).array for where in ({}, {"cache_dir": str(tmp_path / "c")}))
+    np.testing.assert_array_equal(found, anew)
+
+
 def test_b1_an_h5_image_whose_bytes_lie_elsewhere_is_refused(h5, tmp_path):
     import h5py
 

@@ -10,12 +10,14 @@ import pytest
 from config_keys import composed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_sets import ArrayImages
+from image_sets import ArrayImages, FolderImages
+from PIL import Image
 
-from solo_gps.embeddings import embed, list_caches
+from solo_gps.embeddings import embed, list_caches, service
 from solo_gps.embeddings.resolve import parse_prior
 from solo_gps.errors import ConfigError, DataError, SoloGpsError
 from solo_gps.priors.config import JoinConfig
+from solo_gps.samplers.space import PriorSpace
 
 PCA = {"name": "pca", "image_size": 8, "dimensions": 9}
 PIXELS = {"name": "pixels", "image_size": 8}
@@ -91,6 +93,10 @@ def test_identity_is_the_parts_and_the_weights(digit_images: Any, cache_dir: Pat
         (joined("pca", {"name": "pixels", "weight": "two"}), r"parts\[1\].weight='two': wanted a number"),
         (joined("pca", joined("pca", "pixels")), r"parts\[1\]: a join within a join"),
         (joined("pca", {"name": "pca", "weight": 2}), r"parts\[1\] is there twice"),
+        (joined("pca", "pixels", {"name": "pca", "batch_size": 7, "dimensions": 64}), r"parts\[2\] is there twice"),
+        (joined("pixels", "pcaa"), r"prior.parts\[1\]: unknown prior 'pcaa'"),
+        ({"name": "join", "parts": "patches,pca"}, r"prior.parts: wanted a list, for example \[a,b\]"),
+        ({"name": "join", "parts": {"a": "pca"}}, "prior: wanted a list"),
         (joined("pixels", {"name": "pca", "dimension": 3}), r"prior.parts\[1\].dimension: no such key.*dimensions"),
         (joined("pixels", {"name": "pca", "dimensions": 0}), r"prior.parts\[1\]: dimensions=0 must be"),
         (joined("pixels", {"name": "array"}), r"prior.parts\[1\]: path is missing"),
@@ -113,6 +119,34 @@ def test_a_part_that_does_not_fit_is_told_before_another_is_built(digit_images: 
     with pytest.raises(SoloGpsError, match=r"prior.parts\[1\].path: no file"):
         embed(digit_images, joined("pca", {"name": "array", "path": str(tmp_path / "none.npy")}))
     assert not list(cache_dir.rglob("*.npy"))
+
+
+def test_a_part_that_lies_at_one_point_is_refused_where_parts_agree(digit_images: Any, cache_dir: Path, tmp_path: Path) -> None:
+    rows = np.zeros((len(digit_images), 2), np.float32)
+    rows[0] = 1
+    np.save(tmp_path / "rows.npy", rows)
+    for combine in ("agree", "join"):
+        prior = joined("pca", {"name": "array", "path": str(tmp_path / "rows.npy")}, combine=combine)
+        if combine == "join":
+            assert PriorSpace(digit_images, prior, None).embeddings is not None
+        else:
+            with pytest.raises(DataError, match="lie at one point"):
+                PriorSpace(digit_images, prior, None).neighbours(k=3)
+
+
+def test_images_that_change_between_two_parts_are_an_error(tmp_path: Path, cache_dir: Path, monkeypatch: Any) -> None:
+    for index in range(5):
+        Image.new("L", (8, 8), 40 * index).save(tmp_path / f"{index}.png")
+    really = service._find_or_build
+
+    def built(*given: Any) -> Any:
+        found = really(*given)
+        Image.new("L", (8, 8), 7).save(tmp_path / "4.png")
+        return found
+
+    monkeypatch.setattr(service, "_find_or_build", built)
+    with pytest.raises(DataError, match="changed while a prior was made of them"):
+        embed(FolderImages(tmp_path), joined("pixels", {"name": "pixels", "image_size": 4}))
 
 
 def test_hydra_composes_parts_as_typed() -> None:

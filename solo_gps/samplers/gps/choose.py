@@ -61,8 +61,8 @@ def _weighted(table: NeighbourTable, draws: NDArray[np.float64], keep_anchor: bo
             distances, there = np.pad(distances, ((0, 0), (1, 0))), np.pad(there, ((0, 0), (1, 0)), constant_values=True)
         # From the nearest of the ball: a temperature so low that all weights would vanish takes that one.
         nearest = np.where(there, distances, np.inf).min(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            scaled = np.where(mean > 0, (distances - nearest) / (temperature * mean), 0.0)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            scaled = np.where(there & (distances > nearest), (distances - nearest) / (temperature * mean), 0.0)
         sums = np.where(there, np.exp(-scaled), 0.0).cumsum(axis=1)
         columns[rows] = (sums <= draws[rows, None] * sums[:, -1:]).sum(axis=1) - keep_anchor
     return np.minimum(columns, np.maximum(ball_sizes(table) - 1, 0))  # a draw just below 1 may round up to it

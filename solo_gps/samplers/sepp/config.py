@@ -107,6 +107,10 @@ class SeppConfig(Keys):
         super().__post_init__()
         check_choice("window", self.window, WINDOWS)
         if self.thresholds is not None:
+            if self.high is not None and self.low is None and self.low_quantile is None and self.high < PAPER[0]:
+                raise ValueError(f"high={self.high} alone goes with low={PAPER[0]}, which lies above it. Give low too.")
+            if self.low is not None and self.high is None and self.high_quantile is None and self.low > PAPER[1]:
+                raise ValueError(f"low={self.low} alone goes with high={PAPER[1]}, which lies below it. Give high too.")
             self.thresholds.check()
         given = [key for key in ("low", "high", "low_quantile", "high_quantile") if getattr(self, key) is not None]
         if self.window == "paper" and given:

@@ -74,6 +74,11 @@ def search_pairs(
     if window is None:
         assert sampled is not None
         low, high = fitted_window(sampled, len(drawn), rows.margin)
+        if high < np.median(sampled):
+            raise DataError(
+                f"sampler.sepp: all pairs of images that are alike are near-duplicates, and the others, with cosines up to "
+                f"{high:.4f}, less alike than most. Take a prior that tells these images apart, or give low and high."
+            )
     else:
         low, high = window.at(sampled, rows.margin) if sampled is not None else (window.low, window.high)
     with Progress("sepp: looking for pairs", rows.number_of_tiles, unit="parts") as progress:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_uniform_draws_each_member_equally_often_and_nothing_else():
 def test_draws_depend_on_seed_and_epoch_alone(seed, epoch):
     again = [choose_positives(TABLE, "uniform", epoch=epoch, seed=seed) for _ in range(2)]
     assert again[0].tolist() == again[1].tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 5e-324])
+def test_a_temperature_near_none_takes_the_nearest_without_a_warning(temperature):
+    indices = np.array([[1, 2, 3], [0, -1, -1], [3, 0, -1], [-1, -1, -1]], np.int32)
+    distances = np.array([[5, 900, 1000], [7, np.inf, np.inf], [2, 4, np.inf], [np.inf] * 3], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs = choose_positives(
+            NeighbourTable(indices=indices, distances=distances), "weighted", epoch=0, seed=0, temperature=temperature
+        )
+    assert pairs.tolist() == [1, 0, 3, 3]
 
 
 def test_draws_differ_between_epochs_and_between_seeds():

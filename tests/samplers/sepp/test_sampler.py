@@ -200,6 +200,18 @@ def test_what_the_data_cannot_give_is_refused(keys, message):
         sampler(**keys)
 
 
+def test_a_fitted_window_of_images_less_alike_than_most_is_refused():
+    array = np.repeat(np.array([[1.0], [-1.0]], np.float32), (6, 2), axis=0)
+    with pytest.raises(DataError, match=r"cosines up to -1\.0000, less alike than most.*or give low and high"):
+        sampler(labels=np.zeros(8, np.int64), array=array, window="fit")
+
+
+@pytest.mark.parametrize(("keys", "other"), [({"high": 0.5}, "low"), ({"low": 0.995}, "high")])
+def test_one_threshold_beyond_the_papers_other_names_what_to_give(keys, other):
+    with pytest.raises(ValueError, match=f"alone goes with {other}=.*Give {other} too"):
+        SeppConfig(**keys)
+
+
 def test_thresholds_that_cross_once_placed_are_refused():
     with pytest.raises(DataError, match=r"lower threshold 0\.9600 lies above the upper one"):
         sampler(low=0.96, high_quantile=0.5)
