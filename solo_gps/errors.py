@@ -95,7 +95,12 @@ def _in_our_words(error: BaseException, doing: str) -> SoloGpsError | Unexpected
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         return ConfigError(f"{f'{key}: ' if key else ''}{first_line(error)}. Mend it in the recipe.")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return MachineError(
+            f"{doing}: the GPU has too little memory free ({brief(error).partition('. GPU')[0]}). Lower prior.batch_size, or use "
+            "the CPU: prior.device=cpu, ++search.device=cpu."
+        )
+    if isinstance(error, MemoryError):
         return MachineError(f"{doing}: out of memory ({brief(error)}). Lower prior.batch_size or search.memory_mib.")
     if (killed := killed_worker(error)) is not None:
         return killed

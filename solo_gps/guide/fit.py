@@ -32,7 +32,7 @@ from solo_gps.plugins import plugin_manager
 
 log = logging.getLogger(__name__)
 
-SAME_RUN = ("samplers", "seed", "refresh", "images", "embeddings")
+SAME_RUN = ("keys", "seed", "embeddings")
 """Keys of the record in which a checkpoint's run must agree with this one to be its earlier part."""
 
 

@@ -18,6 +18,7 @@ from solo_gps.embeddings.snapshot import check_same_images
 from solo_gps.errors import DataError
 from solo_gps.evaluation.gallery import draw_exhibits
 from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
+from solo_gps.guide.record import that_act
 from solo_gps.guide.refresh import Refresh
 from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, read_only
 from solo_gps.methods import facts_of
@@ -206,7 +207,7 @@ class Pairing:
             ),
             "refresh.of or refresh.space": [self.refresh.config.of, self.refresh.config.space],
         }
-        keys = {f"keys of sampler.{name}": asdict(self._samplers[name].config) for name in self._refreshable}
+        keys = {f"keys of sampler.{name}": that_act(asdict(self._samplers[name].config)) for name in self._refreshable}
         return {**made_from, **keys, "labels as a mask": self._label_mask()}
 
     def _label_mask(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, asdict, fields
@@ -73,7 +74,7 @@ def record_of(asked: Asked, generation: str) -> dict[str, Any]:
         asked: What the recipe asks for.
         generation: Of the host.
     """
-    return {
+    record = {
         "version": __version__,
         "solo_learn": generation,
         "seed": next((sampler.seed for sampler in asked.samplers.values()), None),
@@ -85,6 +86,15 @@ def record_of(asked: Asked, generation: str) -> dict[str, Any]:
         "embeddings": None,
         "tables": {},
     }
+    acting = that_act([record["samplers"], record["refresh"], record["images"] or asdict(ImagesConfig())])
+    return {**record, "keys": hashlib.sha256(json.dumps(acting, sort_keys=True).encode()).hexdigest()}
+
+
+def that_act(keys: Any) -> Any:
+    """Returns keys, however deep, without those that change nothing of what is trained: who resumes a run may change them."""
+    if isinstance(keys, Mapping):
+        return {key: that_act(value) for key, value in keys.items() if key not in NOT_IN_NAMES}
+    return [that_act(value) for value in keys] if isinstance(keys, (list, tuple)) else keys
 
 
 def write_into(recipe: DictConfig, record: Mapping[str, Any]) -> None:
@@ -99,7 +109,7 @@ def write_into(recipe: DictConfig, record: Mapping[str, Any]) -> None:
         for node in ("prior", "refresh", "images"):
             if record[node] is not None:
                 recipe[node] = record[node]
-        recipe[KEY] = {key: record[key] for key in ("version", "solo_learn", "embeddings", "tables")}
+        recipe[KEY] = {key: record[key] for key in ("version", "solo_learn", "keys", "embeddings", "tables")}
 
 
 def table_digest(table: NeighbourTable) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 # What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
-RESUME_KEYS = ("sampler", "refresh", "solo_gps.embeddings")
+RESUME_KEYS = ("solo_gps.keys", "solo_gps.embeddings")
 
 
 class Solo106:

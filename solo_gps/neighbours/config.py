@@ -9,6 +9,7 @@ from solo_gps.errors import ConfigError, DataError
 from solo_gps.runtime.machine import check_fits
 
 DEVICES = ("auto", "cpu", "cuda")
+LEAST_MIB = 16
 MOST_LINKS = 256  # a node of the graph takes 8 bytes a link, and more than some dozens gain nothing
 
 
@@ -22,10 +23,10 @@ class SearchConfig(Keys):
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto (CUDA when torch sees a GPU)."""
 
-    memory_mib: int = number(256, least=16)
+    memory_mib: int = number(256, least=LEAST_MIB)
     """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
 
-    gpu_memory_mib: int = number(4096, least=16)
+    gpu_memory_mib: int = number(4096, least=LEAST_MIB)
     """The same on the GPU, where larger blocks are faster."""
 
     max_ball: int = number(1024, least=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -9,13 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from solo_gps.errors import ConfigError
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import tables as stored
 from solo_gps.neighbours.backend import SearchBackend
 from solo_gps.neighbours.choose import choose_backend, resolve_search
-from solo_gps.neighbours.config import check_neighbours
+from solo_gps.neighbours.config import LEAST_MIB, check_neighbours
 from solo_gps.neighbours.exact.ball import ball_table
 from solo_gps.neighbours.exact.duplicates import duplicate_report
 from solo_gps.neighbours.exact.fitting import RadiusAdvice, advise_radius
@@ -122,8 +124,28 @@ def _columns(embeddings: Embeddings) -> int:
     return embeddings.array.shape[1] if embeddings.array.ndim == 2 else 0
 
 
-@true_float32()
 def _search(
+    embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None, name: Callable[[int], str]
+) -> tuple[NeighbourTable, dict[str, object]]:
+    """As :func:`_search_once`, in less of the GPU's memory where there is less: the table is the same."""
+    while True:
+        try:
+            return _search_once(embeddings, backend, k, radius, name)
+        except torch.cuda.OutOfMemoryError:
+            config = backend.config
+            if training_ranks(config.distributed).world > 1 or config.gpu_memory_mib < 2 * LEAST_MIB:
+                raise
+            backend = type(backend)(dataclasses.replace(config, gpu_memory_mib=config.gpu_memory_mib // 2))
+            log.info(
+                "neighbours: the GPU has less memory free than search.gpu_memory_mib=%d takes; trying with half of it",
+                config.gpu_memory_mib,
+            )
+        finally:
+            torch.cuda.empty_cache()  # nothing, where no GPU was used; the encoder and training need it
+
+
+@true_float32()
+def _search_once(
     embeddings: Embeddings, backend: SearchBackend, k: int | None, radius: float | None, name: Callable[[int], str]
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def is_under_way(path: Path) -> bool:
 
 def mend_of(folder: Path) -> str:
     """What to do about a damaged cache."""
-    return f"Remove it: solo-gps cache remove {folder.name}"
+    return f"Remove it: solo-gps cache remove {folder.name} --cache-dir {shlex.quote(str(folder.parent))}"
 
 
 def file_of(manifest: Path, name: str) -> Path:

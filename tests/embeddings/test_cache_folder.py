@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from solo_gps.commands.cli import main
 from solo_gps.embeddings import embed, list_caches, remove, show, verify
 from solo_gps.embeddings.store import open_cache
 from solo_gps.errors import CacheError
@@ -86,13 +88,17 @@ def same_size(array: np.ndarray, path: Path) -> None:
         (lambda folder: np.save(folder / "embeddings.npy", np.zeros(24, np.float32)), r"holds \(24, 'float32'\)"),
     ],
 )
-def test_use_refuses_by_name_with_the_mend(folder: Path, digit_images: Any, damage: Any, text: str) -> None:
+def test_use_refuses_by_name_with_the_mend(
+    folder: Path, digit_images: Any, damage: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     damage(folder)
     with pytest.raises(CacheError, match=text) as error:
         embed(digit_images, PRIOR)
-    assert f"solo-gps cache remove {folder.name}" in str(error.value)
     assert verify(folder.name) != []
-    remove(folder.name)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("SOLO_GPS_CACHE", "/nowhere")
+        typed = shlex.split(str(error.value).partition("Remove it: solo-gps ")[2])
+        assert main(typed) == 0, "the mend works as it is typed, wherever the caches are"
     assert embed(digit_images, PRIOR).array.shape == (12, 2)
 
 

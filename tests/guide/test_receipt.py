@@ -153,8 +153,8 @@ def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
     np.save(file, rows)
     train(kept(**nodes))
 
-    def found():
-        cfg = kept(**nodes, auto_resume={"enabled": True, "max_hours": 1})
+    def found(**changed):
+        cfg = kept(**{**nodes, **changed}, auto_resume={"enabled": True, "max_hours": 1})
         with solo_gps.activate(cfg) as activation:
             cfg = HOST.complete(cfg)
             activation.record_in(cfg)
@@ -163,6 +163,11 @@ def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
             return HOST.checkpoint_to_resume(cfg)
 
     assert found() is not None
+    for harmless in ({"sampler": {"gps": {"k": 3, "on_bad_image": "skip", "min_share": 0.1}}}, {"images": {"store": "memory"}}):
+        assert found(**harmless) is not None
+    others = [{"sampler": {"gps": keys}} for keys in ({"k": 4}, {"k": 3, "choose": "uniform"}, {"k": 3, "mutual": True})]
+    for other in (*others, {"images": {"scale": "own"}}):
+        assert found(**other) is None
     np.save(file, rows[::-1])
     assert found() is None
 

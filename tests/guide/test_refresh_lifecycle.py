@@ -187,6 +187,20 @@ def test_neighbours_that_this_run_would_not_have_found_are_not_taken_over(
     assert (drawn[2][:, None] == tables[-1][1]).any(axis=1).all()
 
 
+def test_keys_that_change_no_neighbour_take_the_checkpoints_over(fit_in_steps, drawn, caplog, tmp_path):
+    with fit_in_steps() as run:
+        run.trainer().fit(run.model, run.loader)
+    expected = drawn[2].copy()
+    drawn.clear()
+    caplog.set_level("WARNING")
+    harmless = {"on_bad_image": "skip", "min_share": 0.01}
+    with fit_in_steps(sampler={"gps": {**NEAREST["gps"], **harmless}}, images={"store": "memory"}) as run:
+        run.trainer().fit(run.model, run.loader, ckpt_path=tmp_path / "epoch-1.ckpt")
+    assert "found with other" not in caplog.text
+    assert "guided by other" not in caplog.text
+    assert (drawn[2] == expected).all()
+
+
 def test_b3_neighbours_confined_by_other_labels_are_not_taken_over(fit_in_steps, monkeypatch, caplog):
     with fit_in_steps() as run:
         run.trainer().fit(run.model, run.loader)

@@ -8,10 +8,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
-from solo_gps.errors import CacheError, ConfigError, DataError, UnknownNameError
+from solo_gps.errors import CacheError, ConfigError, DataError, MachineError, UnknownNameError, our_part
 from solo_gps.interfaces import Embeddings
-from solo_gps.neighbours import advise, find
+from solo_gps.neighbours import advise, find, search
 
 
 def points(array, space="euclidean", folder=None):
@@ -180,3 +181,33 @@ def test_damaged_manifest_is_refused_by_name(tmp_path):
         path.write_text(content)
         with pytest.raises(CacheError, match="Delete"):
             find(points(LINE, folder=tmp_path), k=2)
+
+
+@pytest.mark.parametrize("keys", [{"k": 4}, {"radius": 3.0}])
+def test_a_gpu_with_little_memory_is_searched_in_smaller_parts(keys, monkeypatch, caplog):
+    """The error is put in by hand, where a GPU would raise it."""
+    rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    expected, asked = find(rows, {"device": "cpu"}, **keys), []
+    opened = search._open
+
+    def little(embeddings, backend):
+        asked.append(backend.config.gpu_memory_mib)
+        if asked[-1] > 300:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return opened(embeddings, backend)
+
+    monkeypatch.setattr(search, "_open", little)
+    found = find(rows, {"device": "cpu", "gpu_memory_mib": 1024}, **keys)
+    assert asked == [1024, 512, 256]
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+def test_a_gpu_without_memory_is_one_error_with_a_mend(monkeypatch):
+    def none(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 3 MiB")
+
+    monkeypatch.setattr(search, "_open", none)
+    said = r"searching: the GPU has too little memory.*2 GiB\).*search.device=cpu"
+    with pytest.raises(MachineError, match=said), our_part("searching"):
+        find(np.eye(9, dtype=np.float32), k=2)

@@ -38,7 +38,7 @@ RESUME_KEYS = (
         "optimizer.batch_size",
         "optimizer.lr",
     ),
-    *("optimizer.weight_decay", "wandb.project", "wandb.entity", "sampler", "refresh", "solo_gps.embeddings"),
+    *("optimizer.weight_decay", "wandb.project", "wandb.entity", "solo_gps.keys", "solo_gps.embeddings"),
 )
 
 
