@@ -54,6 +54,7 @@ class Method:
             student's (ressl); of W-MSE's, the later are the targets. Small crops stay with the anchor.
         remembers_items: Its memory has a slot for each item of the loader, not for each image.
         unpacks_two: Its step unpacks two large crops, and fails on more.
+        refuses_small: And it unpacks what small crops add to, and fails on them.
         label_mask: Images of one label are each other's positives, by a mask: no other image may be one.
         pnn: Where pNN acts, or why it cannot.
     """
@@ -62,6 +63,7 @@ class Method:
     positive_crops: str = "second"
     remembers_items: bool = False
     unpacks_two: bool = False
+    refuses_small: bool = False
     label_mask: bool = False
     pnn: Place | str = "pNN does not know where its loss takes the positive from"
 
@@ -71,7 +73,11 @@ _RIGHT = "its positives are known to be right by their labels; a neighbour could
 _CLUSTERS = "its targets are cluster numbers looked up by image, not embeddings that a neighbour could replace"
 METHODS: dict[str, Method] = {
     # pNN, find_nn: not brought to the anchor's length, because the method itself takes the queue's rows as they are.
-    "all4one": Method(unpacks_two=True, pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True)),
+    "all4one": Method(
+        unpacks_two=True,
+        refuses_small=True,
+        pnn=Place(kind="find_nn", entry="momentum_z", sphere=False, has_momentum=True),
+    ),
     "barlow_twins": Method(unpacks_two=True, pnn=Place(kind="mirror", sphere=False)),
     "byol": Method(pnn=Place(kind="target", entry="momentum_z", has_momentum=True)),
     "deepclusterv2": Method(remembers_items=True, pnn=_CLUSTERS),

@@ -30,6 +30,15 @@ DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked `full`, whatever else `-m` says, unless it names that marker."""
+    if "full" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     # Tiny batches on few cores run many times slower with several threads (OpenMP contention).

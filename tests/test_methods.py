@@ -37,3 +37,4 @@ def test_the_lines_that_differ_from_most():
     assert [name for name, facts in METHODS.items() if facts.positive_crops == "later"] == ["wmse"]
     assert [name for name, facts in METHODS.items() if facts.remembers_items] == ["deepclusterv2"]
     assert [name for name, facts in METHODS.items() if facts.label_mask] == ["supcon"]
+    assert [name for name, facts in METHODS.items() if facts.refuses_small] == ["all4one"]

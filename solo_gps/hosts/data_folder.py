@@ -45,6 +45,31 @@ def check_data_folder(recipe: DictConfig) -> None:
         raise DataError(f"data.train_path={str(path)!r}: {wrong}")
 
 
+def check_fraction(data: Mapping[str, Any], generation: str) -> None:
+    """Checks that solo-learn can take a share of the training set: 1.0.6 does so of image files alone, by their names.
+
+    Args:
+        data: The recipe's ``data`` node, or an empty one.
+        generation: Of solo-learn. For 1.0.2 the adapter takes the share, of any set.
+
+    Raises:
+        DataError: It would fail on the missing list of files.
+    """
+    fraction, dataset = data.get("fraction", -1), data.get("dataset")
+    if generation != "1.0.6" or fraction is None or not fraction > 0:
+        return
+    if dataset in ("cifar10", "cifar100", "stl10"):
+        what, mend = f"the arrays of {dataset}", "data.dataset=custom with a folder of image files"
+    elif kind_of(data) == "h5":
+        what, mend = "an H5 file", "data.format=image_folder with a folder of image files"
+    else:
+        return
+    raise DataError(
+        f"data.fraction={fraction}: solo-learn 1.0.6 takes a share of image files alone, not of {what}. Leave data.fraction out, "
+        f"or set {mend}."
+    )
+
+
 def check_validation_folder(recipe: DictConfig) -> None:
     """Checks by listing, and by the first image of some classes, what solo-learn would stumble over in its validation.
 

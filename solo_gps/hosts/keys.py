@@ -104,6 +104,12 @@ def _check_crops(recipe: DictConfig, batch_size: int) -> None:
             f"augmentations: {large} large crops (of size {frames[0].crop_size}, the first pipeline's), wanted 2 for {method}. "
             "Check num_crops and crop_size."
         )
+    small = sum(frame.num_crops for frame in frames) - large
+    if small and facts_of(str(method)).refuses_small:
+        raise ConfigError(
+            f"augmentations: {small} small crops, which solo-learn's {method} cannot take: it would stop in its first step. "
+            "Leave them out, or take a method that learns from them: byol, simclr, supcon, swav."
+        )
     pixels = sum(frame.num_crops * frame.crop_size**2 for frame in frames)
     check_fits(
         f"augmentations: a batch of crops (optimizer.batch_size={batch_size})",

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
+from solo_gps.errors import ConfigError
 from solo_gps.hosts.detect import detect_host
 
 pytestmark = pytest.mark.host
@@ -135,6 +136,38 @@ def test_multicrop_guides_the_second_large_crop_alone(recipe, train, digits):
         anchor = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)
         assert all(torch.equal(shown(crops[k][row]), anchor) for k in (2, 3, 4))
         assert not torch.equal(crops[0][row], crops[1][row])
+
+
+def with_small_crops(cfg):
+    cfg.augmentations = [cfg.augmentations[0], OmegaConf.merge(cfg.augmentations[0], {"crop_size": 18, "num_crops": 2})]
+    return cfg
+
+
+@pytest.mark.skipif(HOST.generation == "1.0.2", reason="its recipes refuse small crops for most methods (tests/hosts/v102)")
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[] if method in ("simclr", "supcon", "swav") else pytest.mark.full)
+        for method in sorted(set(HOST.methods) - REFUSED - {"all4one"})
+    ],
+)
+def test_small_crops_train_in_every_method_that_takes_them(method, recipe, train):
+    run = train(with_small_crops(recipe(method, max_steps=1, sampler={"gps": {"k": 3}}, prior=PIXELS)))
+    _, (first, second, *small), _ = run.batches[0]
+    assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert torch.equal(*small), "the same image, by a pipeline without chance"
+    assert small[0].shape == (8, 3, 18, 18)
+
+
+@pytest.mark.skipif("all4one" not in HOST.methods, reason="all4one came with solo-learn 1.0.6")
+def test_small_crops_with_all4one_are_refused_before_any_work_because_solo_learn_stops_on_them(recipe, train, own_cache):
+    with pytest.raises(
+        ConfigError, match=r"augmentations: 2 small crops, which solo-learn's all4one cannot take.*Leave them out"
+    ):
+        train(with_small_crops(recipe("all4one", max_steps=1, sampler={"gps": {"k": 3}}, prior=PIXELS)))
+    assert not own_cache.exists()
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        train(with_small_crops(recipe("all4one", max_steps=1)), stock=True)
 
 
 @pytest.mark.skipif("supcon" not in HOST.methods, reason="supcon came with solo-learn 1.0.3")

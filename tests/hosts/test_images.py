@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, STL10, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+import solo_gps
+from solo_gps.commands import cli
 from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
-from solo_gps.hosts.data_folder import EXTENSIONS, check_data_folder
+from solo_gps.hosts.data_folder import EXTENSIONS, check_data_folder, check_fraction
 from solo_gps.hosts.detect import detect_host
 from solo_gps.hosts.h5 import wrong_with_h5
 from solo_gps.hosts.images import host_images
@@ -383,6 +386,44 @@ def test_c4_c5_what_solo_learn_stumbles_over_is_found_by_listing(data, message, 
     (tmp_path / "link" / "x.png").symlink_to("nowhere")
     with pytest.raises(DataError, match=message):
         check_data_folder(recipe(data=data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"dataset": "cifar10"}, "not of the arrays of cifar10. Leave data.fraction out, or set data.dataset=custom"),
+        ({"dataset": "cifar100"}, "not of the arrays of cifar100"),
+        ({"dataset": "stl10"}, "not of the arrays of stl10"),
+        ({**H5}, "not of an H5 file. Leave data.fraction out, or set data.format=image_folder"),
+    ],
+)
+def test_a_fraction_that_solo_learn_cannot_take_is_one_line_before_any_work(data, message, h5, recipe, own_cache, tmp_path):
+    cfg = recipe(sampler={"gps": {"k": 3}}, data={"train_path": str(h5), "val_path": None, **data, "fraction": 0.5})
+    with pytest.raises(DataError, match=f"data.fraction=0.5: solo-learn 1.0.6 takes a share of image files alone, {message}"):
+        solo_gps.activate(cfg).__enter__()
+    assert not own_cache.exists()
+    assert not (tmp_path / "digits.txt").exists(), "solo-learn has not begun to list the images"
+
+
+def test_solo_learn_itself_still_fails_on_such_a_fraction(h5):
+    """Where it does no more, `check_fraction` can go."""
+    data = {"train_path": str(h5), "no_labels": False, "fraction": 0.5}
+    with pytest.raises(AttributeError, match="samples"):
+        HOST.build_train_set({**data, **H5}, None)
+    with patch.object(CIFAR10, "__init__", lambda *args, **keys: None), pytest.raises(AttributeError, match="samples"):
+        HOST.build_train_set({**data, "dataset": "cifar10", "format": "image_folder"}, None)
+
+
+def test_a_command_says_it_too(h5, capsys):
+    assert cli.main(["cache", "build", str(h5), "--fraction", "0.5"]) == 1
+    assert "data.fraction=0.5: solo-learn 1.0.6 takes a share of image files alone, not of an H5 file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [{"dataset": "imagenet"}, {"format": "h5"}, {"no_labels": True}, {"dataset": "cifar10"}])
+def test_a_fraction_that_can_be_taken_is_not_refused(data):
+    """Image files, also where solo-learn does not read data.format; and whatever it is on 1.0.2, where the adapter takes it."""
+    check_fraction({"dataset": "custom", "fraction": 0.5, **data}, "1.0.2" if data == {"dataset": "cifar10"} else "1.0.6")
+    check_fraction({**H5, "fraction": -1}, "1.0.6")
 
 
 def test_c5_what_solo_learn_reads_is_not_refused(digits, recipe, tmp_path):
