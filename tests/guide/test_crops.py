@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN_CROP
 from omegaconf import OmegaConf
 from PIL import Image
+from trainings import PLAIN_CROP
 
 import solo_gps
 from solo_gps.errors import ConfigError
