@@ -104,10 +104,17 @@ class Pairs:
     Attributes:
         anchors: (M,) int32 image indices.
         positives: (M,) int32 image indices; equal to the anchor where an item falls back on plain augmentation.
+        more: (M, P - 1) int32 further positives, where items have P of them, each for a crop of its own; else ``None``.
     """
 
     anchors: np.ndarray
     positives: np.ndarray
+    more: np.ndarray | None = None
+
+    @property
+    def in_turn(self) -> list[np.ndarray]:
+        """The (M,) first positives, the second, ... of all items: P arrays."""
+        return [self.positives, *(() if self.more is None else self.more.T)]
 
 
 @dataclass(frozen=True, kw_only=True)

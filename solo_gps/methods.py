@@ -108,16 +108,19 @@ def facts_of(method: str) -> Method:
     return METHODS.get(method, Method())
 
 
-def crops_from_positive(method: str, num_crops: int, num_large_crops: int, show: str = "second") -> list[bool]:
-    """Returns, for each crop, whether it shows the positive; the first never does (:class:`Method`).
+def crops_from_positive(method: str, num_crops: int, num_large_crops: int, show: str = "second", positives: int = 1) -> list[int]:
+    """Returns, for each crop, which of its item's positives it shows, from 1; 0 for the anchor.
+
+    The first always shows the anchor (:class:`Method`).
 
     Args:
         method: Name of the solo-learn method.
         num_crops: Number of all crops.
         num_large_crops: Number of large crops, which come first.
         show: ``"second"``, or what the method needs; ``"large"`` crops, or ``"all"``.
+        positives: How many an item has; crops show them in turn.
     """
     if show == "second" and facts_of(method).positive_crops == "later":
         show = "large"
     last = {"second": min(2, num_large_crops), "large": num_large_crops, "all": num_crops}[show]
-    return [1 <= crop < last for crop in range(num_crops)]
+    return [1 + (crop - 1) % positives if 1 <= crop < last else 0 for crop in range(num_crops)]

@@ -72,22 +72,32 @@ def reached(balls, anchor, hops):
 
 
 def chosen_by_hand(distances, balls, keys, draws):
-    """For each image its positive; ``draws`` holds a number from 0 to 1 for each."""
+    """For each image its positives; ``draws`` holds, for each of them and each image, a number from 0 to 1."""
     positives = []
     for anchor, ball in enumerate(balls):
         choose = keys.get("choose", "furthest")
-        candidates = [anchor] * bool(keys.get("keep_anchor")) + ball
-        if not ball:
-            positives.append(anchor)
-        elif choose in ("furthest", "nearest"):
-            positives.append(ball[-1] if choose == "furthest" else ball[0])
-        elif choose == "uniform":
-            positives.append(candidates[int(draws[anchor] * len(candidates))])
-        else:
-            mean = sum(distances[anchor][image] for image in ball) / len(ball)
-            scale = (keys.get("temperature") or 1.0) * mean
-            weights = [math.exp(-distances[anchor][image] / scale) if scale else 1.0 for image in candidates]
-            left = draws[anchor] * sum(weights)
-            at = next((at for at in range(len(weights)) if left < sum(weights[: at + 1])), len(weights) - 1)
-            positives.append(candidates[at])
+        left = [anchor] * bool(keys.get("keep_anchor")) + (ball[::-1] if choose == "furthest" else ball)
+        chosen = []
+        for number in range(keys.get("positives", 1)):
+            if not ball:
+                chosen.append(anchor)
+            elif not left:
+                chosen.append(chosen[number - len(ball) - bool(keys.get("keep_anchor"))])
+            else:
+                at = 0
+                if choose == "uniform":
+                    at = int(draws[number][anchor] * len(left))
+                if choose == "weighted":
+                    at = weighed(distances[anchor], ball, left, keys.get("temperature") or 1.0, draws[number][anchor])
+                chosen.append(left.pop(at))
+        positives.append(chosen)
     return positives
+
+
+def weighed(distances, ball, left, temperature, draw):
+    """Which of those left a draw falls on; all weights from the nearest of them, or a low temperature leaves none."""
+    scale = temperature * sum(distances[image] for image in ball) / len(ball)
+    least = min(distances[image] for image in left)
+    weights = [math.exp(-(distances[image] - least) / scale) if scale else 1.0 for image in left]
+    at = draw * sum(weights)
+    return next((place for place in range(len(weights)) if at < sum(weights[: place + 1])), len(weights) - 1)

@@ -27,6 +27,7 @@ from solo_gps.samplers.space import PriorSpace
 
 NOT_HERE = {
     "augmentation": "GuidedPairs takes two transforms: transform=(of the anchor, of the positive)",
+    "positives": "an item of GuidedPairs has two views, the second of its positive",
     "show": "an item of GuidedPairs shows the positive in its second view",
     "keep_apart": "the order of the items is your DataLoader's",
 }

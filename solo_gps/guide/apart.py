@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from solo_gps.errors import DataError
@@ -59,7 +60,8 @@ def apart(orders: Sequence[Sequence[int]], pairs: Pairs, size: int, *, drop_last
         DataError: It cannot be done.
     """
     anchors = pairs.anchors.tolist()
-    partners = [second if second != first else -1 for first, second in zip(anchors, pairs.positives.tolist(), strict=True)]
+    shown = zip(anchors, *(one.tolist() for one in pairs.in_turn), strict=True)
+    partners = [{other for other in others if other != anchor} for anchor, *others in shown]
     ranks, share = len(orders), len(orders[0])
     sizes = [size] * (share // size) + [share % size] * (not drop_last and share % size > 0)
     order = [item for start in range(0, share, size) for one in orders for item in one[start : start + size]]
@@ -69,9 +71,9 @@ def apart(orders: Sequence[Sequence[int]], pairs: Pairs, size: int, *, drop_last
 
 
 class _Arrangement:
-    """Batches of given sizes, of items with an anchor and a partner each (-1 for none)."""
+    """Batches of given sizes, of items with an anchor and its partners each."""
 
-    def __init__(self, anchors: list[int], partners: list[int], sizes: list[int]) -> None:
+    def __init__(self, anchors: list[int], partners: list[set[int]], sizes: list[int]) -> None:
         self._anchors, self._partners, self._sizes = anchors, partners, sizes
         self.batches: list[list[int]] = []
 
@@ -79,14 +81,14 @@ class _Arrangement:
         """In order; where that leaves some without a place, those first whose image is the partner of most."""
         if self._settled(self._in_order(order)):
             return self.batches
-        often = Counter(self._partners[item] for item in order)
+        often = Counter(chain.from_iterable(self._partners[item] for item in order))
         for attempt in range(ATTEMPTS):
             draw = random.Random(attempt)  # no secret, and the same on all ranks # nosec B311
             shuffled = draw.sample(order, len(order))
             first = sorted(shuffled, key=lambda item: -often[self._anchors[item]])
             if self._settled(self._at_random(first, draw)):
                 return self.batches
-        image, count = max(often.items(), key=lambda of: (of[0] >= 0, of[1]))
+        image, count = max(often.items(), key=lambda of: of[1])
         raise DataError(
             f"sampler.gps.keep_apart: no batches of {self._sizes[0]} were found that keep partners apart; image {image} is the "
             f"positive of {count} others. Lower optimizer.batch_size, or leave keep_apart out; where one image is the positive "
@@ -106,11 +108,11 @@ class _Arrangement:
         self.batches = [[] for _ in self._sizes]
         seen: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in self._sizes]
         for item in order:
-            anchor, partner = self._anchors[item], self._partners[item]
+            anchor, own = self._anchors[item], self._partners[item]
             free = [
                 number
                 for number, (anchors, partners) in enumerate(seen)
-                if len(self.batches[number]) < self._sizes[number] and anchor not in partners and partner not in anchors
+                if len(self.batches[number]) < self._sizes[number] and anchor not in partners and own.isdisjoint(anchors)
             ]
             if not free:
                 waiting.append(item)
@@ -118,7 +120,7 @@ class _Arrangement:
             number = draw.choice(free)
             self.batches[number].append(item)
             seen[number][0].add(anchor)
-            seen[number][1].add(partner)
+            seen[number][1].update(own)
         return waiting
 
     def _in_order(self, order: list[int]) -> list[int]:
@@ -131,13 +133,12 @@ class _Arrangement:
             partners: set[int] = set()
             still: list[int] = []
             for item in self._first_waiting(waiting, stream):
-                if self._anchors[item] in partners or self._partners[item] in anchors:
+                if self._anchors[item] in partners or not self._partners[item].isdisjoint(anchors):
                     still.append(item)
                 else:
                     batch.append(item)
                     anchors.add(self._anchors[item])
-                    if self._partners[item] >= 0:
-                        partners.add(self._partners[item])
+                    partners.update(self._partners[item])
                     if len(batch) == size:
                         break
             waiting = still + waiting
@@ -169,4 +170,4 @@ class _Arrangement:
         return False
 
     def _meet(self, one: int, other: int) -> bool:
-        return self._partners[one] == self._anchors[other] or self._partners[other] == self._anchors[one]
+        return self._anchors[other] in self._partners[one] or self._anchors[one] in self._partners[other]

@@ -14,7 +14,7 @@ from solo_gps.interfaces import ShownCrops
 
 
 def shown_crops(
-    dataset: GuidedDataset, labels: NDArray[np.int64] | None, rows: torch.Tensor, targets: torch.Tensor, crops: Sequence[bool]
+    dataset: GuidedDataset, labels: NDArray[np.int64] | None, rows: torch.Tensor, targets: torch.Tensor, crops: Sequence[int]
 ) -> tuple[torch.Tensor, ShownCrops]:
     """Returns the anchors of a batch, and whose image and class each of its crops shows.
 
@@ -23,22 +23,20 @@ def shown_crops(
         labels: (N,) classes of its images, -1 where unknown; ``None`` without any.
         rows: (B,) int64 items, on the CPU.
         targets: (B,) int64 classes of the anchors, as the host has them, on the batch's device.
-        crops: For each crop of the batch, whether it shows the positive.
+        crops: For each crop of the batch, which of an item's positives it shows, from 1; 0 for the anchor.
 
     Returns:
         (B,) int64 anchors, on the batch's device; and what each crop shows.
     """
-    anchors, positives = (torch.from_numpy(indices).long() for indices in dataset.rows(rows.numpy()))
-    theirs = targets if labels is None else torch.from_numpy(labels)[positives].to(targets)
-    anchors, positives = anchors.to(targets.device), positives.to(targets.device)
-    return anchors, ShownCrops(
-        images=tuple(positives if positive else anchors for positive in crops),
-        targets=tuple(theirs if positive else targets for positive in crops),
-    )
+    anchors, *positives = (torch.from_numpy(indices).long() for indices in dataset.rows(rows.numpy()))
+    classes = [targets, *(targets if labels is None else torch.from_numpy(labels)[one].to(targets) for one in positives)]
+    images = [one.to(targets.device) for one in (anchors, *positives)]
+    return images[0], ShownCrops(images=tuple(images[which] for which in crops), targets=tuple(classes[which] for which in crops))
 
 
 def share_and_purity(dataset: GuidedDataset, labels: NDArray[np.int64] | None) -> dict[str, float]:
-    """Returns the share of an epoch's items whose positive is another image and, where labels exist, of those with its label."""
+    """Returns the share of an epoch's positives that are another image and, where labels exist, of those with its label."""
     unknown = np.full(len(dataset.images), -1) if labels is None else labels
-    share, purity = pair_purity(*dataset.rows(np.arange(len(dataset))), unknown)
+    anchors, *positives = dataset.rows(np.arange(len(dataset)))
+    share, purity = pair_purity(np.tile(anchors, len(positives)), np.concatenate(positives), unknown)
     return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})

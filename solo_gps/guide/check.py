@@ -81,6 +81,7 @@ def _check_dali_guided(samplers: Mapping[str, Sampler], images: ImagesConfig) ->
     for key, default, why in (
         ("on_bad_image", "stop", "DALI cannot go on after an image that it cannot read"),
         ("augmentation", None, "DALI's pipelines do not know which items have a positive"),
+        ("positives", 1, "DALI's graph reads two images an item"),
     ):
         if (value := key_of(samplers, key, default)) != default:
             raise ConfigError(f"sampler.gps.{key}={value!r}: {why}. Leave it out, or {INSTEAD}.")

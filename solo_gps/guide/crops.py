@@ -39,6 +39,12 @@ def check_crops(recipe: DictConfig, samplers: Mapping[str, Sampler]) -> None:
             f"sampler.gps.show={show}: the recipe has {large} large and {len(kinds) - large} small crops, of which it shows the "
             "positive in the same as show=second. Leave it out, or add crops."
         )
+    positives, shown = key_of(samplers, "positives", 1), sum(map(bool, marks))
+    if positives > shown:
+        raise ConfigError(
+            f"sampler.gps.positives={positives}: the recipe has {large} large and {len(kinds) - large} small crops, of which "
+            f"{shown} show{'s' * (shown == 1)} a positive with show={show}. Lower it, set show=large or all, or add crops."
+        )
     if augmentation in (None, "none"):
         return
     if augmentation >= len(recipe.augmentations):

@@ -22,7 +22,7 @@ BOTH, ANCHOR, POSITIVE = range(3)
 
 
 class GuidedDataset(Dataset):
-    """Items ``(item, crops, target)``: item m shows its anchor and, in the crops that ``from_positive`` marks, its positive.
+    """Items ``(item, crops, target)``: item m shows its anchor and, in the crops that ``from_positive`` marks, its positives.
 
     An image is decoded once an item, and only when a crop shows it; no random number is drawn here, so an item that falls back
     on its anchor is, to the bit, the host's own. The pairs live in shared memory: all workers see those of the current epoch.
@@ -30,13 +30,14 @@ class GuidedDataset(Dataset):
     Args:
         images: The N raw images.
         pipelines: One transform for each crop.
-        from_positive: For each crop, whether it shows the positive.
-        pairs: The items of the first epoch.
+        from_positive: For each crop, which of an item's positives it shows, from 1; 0 for the anchor.
+        pairs: The items of the first epoch, each with as many positives as in any other.
         of_positive: One transform for each crop, for items that show another image than the anchor; ``None`` for ``pipelines``.
         keep_apart: Whether its loader keeps an anchor and its positive's own item in different batches.
         skip: An item of which one image cannot be read shows the other one alone; else that is an error.
 
     Attributes:
+        pairs: Of the epoch under way, in the shared memory.
         unreadable: (N,) uint8, 1 for each image that was skipped; ``None`` without ``skip``.
     """
 
@@ -44,7 +45,7 @@ class GuidedDataset(Dataset):
         self,
         images: ImageSet,
         pipelines: Sequence[Pipeline],
-        from_positive: Sequence[bool],
+        from_positive: Sequence[int],
         pairs: Pairs,
         *,
         of_positive: Sequence[Pipeline] | None = None,
@@ -55,13 +56,13 @@ class GuidedDataset(Dataset):
         self.images, self.keep_apart = images, keep_apart
         self.pipelines = tuple(pipelines)
         self.from_positive = tuple(from_positive)
-        self._crops = tuple(zip(self.pipelines, self.from_positive, strict=True))
-        self._guided_crops = tuple(zip(of_positive or self.pipelines, self.from_positive, strict=True))
+        self._crops = tuple(zip(self.pipelines, of_positive or self.pipelines, self.from_positive, strict=True))
         self._item = _reader(images)
         self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
         self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
+        self.more = None if pairs.more is None else torch.from_numpy(pairs.more.astype(np.int32)).share_memory_()
         # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
-        self._rows = self.anchors.numpy(), self.positives.numpy()
+        self.pairs = self._views()
         self.unreadable = torch.zeros(len(images), dtype=torch.uint8).share_memory_() if skip else None
         # What an item showed when it was last read: workers write here, and the main process reads it with the item's batch.
         self._shown = torch.zeros(len(self.anchors), dtype=torch.uint8).share_memory_() if skip else None
@@ -71,12 +72,14 @@ class GuidedDataset(Dataset):
         return len(self.anchors)
 
     def __getitem__(self, item: int) -> tuple[int, list[Any], int]:
-        anchors, positives = self._rows
-        anchor, positive = int(anchors[item]), int(positives[item])
+        pairs = self.pairs
+        anchor, positive = int(pairs.anchors[item]), int(pairs.positives[item])
         try:
             image, target, other = self._images(item, anchor, positive)
-            kinds = self._crops if other is image else self._guided_crops
-            crops = [pipeline(other if guided else image) for pipeline, guided in kinds]
+            shown = [image, other]
+            if pairs.more is not None:
+                shown += self._further(pairs.more[item].tolist(), {positive: other, anchor: image})
+            crops = [(own if shown[which] is image else theirs)(shown[which]) for own, theirs, which in self._crops]
         except StopIteration as error:  # Lightning would take it for the end of the epoch
             raise UnexpectedError(f"reading item {item} of the training set raised StopIteration.") from error
         return item, crops, target
@@ -98,21 +101,32 @@ class GuidedDataset(Dataset):
         image, target = read.get(anchor, read.get(positive))  # type: ignore[misc]
         return image, target, read.get(positive, (image, target))[0]
 
+    def _further(self, indices: Sequence[int], read: dict[int, Any]) -> list[Any]:
+        """The images of further positives, each read once an item."""
+        for index in indices:
+            if index not in read:
+                read[index] = self._item(index)[0]
+        return [read[index] for index in indices]
+
+    def _views(self) -> Pairs:
+        more = None if self.more is None else self.more.numpy()
+        return Pairs(anchors=self.anchors.numpy(), positives=self.positives.numpy(), more=more)
+
     def __getstate__(self) -> dict[str, Any]:
         # Workers only read the shared pairs; the samplers behind them stay in the main process.
-        return {**self.__dict__, "_draw": None, "_rows": None}
+        return {**self.__dict__, "_draw": None, "pairs": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._rows = self.anchors.numpy(), self.positives.numpy()
+        self.pairs = self._views()
 
-    def rows(self, items: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Returns the (B,) anchors and the (B,) positives that (B,) items of a batch showed, as image indices."""
-        anchors, positives = (rows[items] for rows in self._rows)
+    def rows(self, items: NDArray[np.integer]) -> list[NDArray[np.int32]]:
+        """Returns the (B,) anchors that (B,) items of a batch showed, and for each of their positives (B,), as image indices."""
+        anchors, *positives = (rows[items] for rows in (self.pairs.anchors, *self.pairs.in_turn))
         if self._shown is None:
-            return anchors, positives
+            return [anchors, *positives]
         shown = self._shown.numpy()[items]
-        return np.where(shown == POSITIVE, positives, anchors), np.where(shown == ANCHOR, anchors, positives)
+        return [np.where(shown == POSITIVE, positives[0], anchors), np.where(shown == ANCHOR, anchors, positives[0])]
 
     def skipped(self, items: NDArray[np.integer]) -> int:
         """Returns how many of (B,) items of a batch showed one image alone, because the other cannot be read."""
@@ -128,8 +142,9 @@ class GuidedDataset(Dataset):
             return
         pairs = self._draw()
         assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
-        for row, drawn in zip(self._rows, (pairs.anchors, pairs.positives), strict=True):
-            row[:] = drawn
+        self.pairs.anchors[:], self.pairs.positives[:] = pairs.anchors, pairs.positives
+        if self.pairs.more is not None:  # a sampler that knows of one positive alone shows it in all crops
+            self.pairs.more[:] = pairs.positives[:, None] if pairs.more is None else pairs.more
         if self._shown is not None:
             self._shown.zero_()
 
@@ -176,7 +191,7 @@ class GuidedLoader(DataLoader):
         batches, dataset = super()._index_sampler, guided_dataset(self.dataset)
         if not dataset.keep_apart:
             return batches
-        return ApartBatches(batches, Pairs(anchors=dataset.anchors.numpy(), positives=dataset.positives.numpy()))
+        return ApartBatches(batches, dataset.pairs)
 
 
 def guided_dataset(dataset: Any) -> GuidedDataset:

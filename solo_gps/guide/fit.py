@@ -172,7 +172,7 @@ class Fit:
                 raise
             assert self.dataset is not None
             self._late_error = error
-            return Pairs(anchors=self.dataset.anchors.numpy(), positives=self.dataset.positives.numpy())
+            return self.dataset.pairs
 
     def _pairs_of(self, epoch: int) -> Pairs:
         assert self.dataset is not None
@@ -183,7 +183,8 @@ class Fit:
         pairs = self._pairing.pairs(epoch)
         if epoch != self._announced_epoch:  # Lightning may make an epoch's iterator twice
             self._announced_epoch = epoch
-            seen = Pairs(anchors=read_only(pairs.anchors), positives=read_only(pairs.positives))
+            more = None if pairs.more is None else read_only(pairs.more)
+            seen = Pairs(anchors=read_only(pairs.anchors), positives=read_only(pairs.positives), more=more)
             plugin_manager().hook.on_epoch_pairs(epoch=epoch, pairs=seen, labels=self._pairing.labels)
         return pairs
 

@@ -27,9 +27,9 @@ class Receipt:
 
     Attributes:
         steps: Training steps that guided methods took in this process.
-        counts: ``items`` seen; those ``guided`` (the positive is another image); of these, those ``judged`` (both classes
-            known); and of these, the ``pure`` ones (equal classes). Items ``skipped`` showed one image alone, because the other
-            cannot be read.
+        counts: ``items`` seen; those ``guided`` (a positive is another image); of their positives, those ``judged`` (both
+            classes known); and of these, the ``pure`` ones (equal classes). Items ``skipped`` showed one image alone, because
+            the other cannot be read.
     """
 
     def __init__(self) -> None:
@@ -40,19 +40,22 @@ class Receipt:
         """Starts counting anew."""
         self.counts = dict.fromkeys(COUNTS, 0)
 
-    def add(self, anchors: NDArray[np.integer], positives: NDArray[np.integer], labels: NDArray[np.integer] | None) -> None:
+    def add(
+        self, anchors: NDArray[np.integer], *positives: NDArray[np.integer], labels: NDArray[np.integer] | None = None
+    ) -> None:
         """Adds a batch.
 
         Args:
             anchors: (B,) image indices.
-            positives: (B,) image indices; equal to the anchor where an item fell back on plain augmentation.
+            *positives: Of each of an item's positives, (B,) image indices; equal to the anchor where an item fell back on plain
+                augmentation.
             labels: (N,) classes, -1 where unknown; ``None`` without any.
         """
-        guided = anchors != positives
+        guided = [anchors != one for one in positives]
         self.counts["items"] += len(anchors)
-        self.counts["guided"] += int(guided.sum())
-        if labels is not None:
-            ours, theirs = labels[anchors[guided]], labels[positives[guided]]
+        self.counts["guided"] += int(np.logical_or.reduce(guided).sum())
+        for one, other in zip(positives, guided, strict=True) if labels is not None else ():
+            ours, theirs = labels[anchors[other]], labels[one[other]]  # type: ignore[index]
             judged = (ours >= 0) & (theirs >= 0)
             self.counts["judged"] += int(judged.sum())
             self.counts["pure"] += int((ours == theirs)[judged].sum())

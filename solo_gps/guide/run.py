@@ -132,12 +132,16 @@ class GuidedRun:
         if not isinstance(items, GuidedDataset):
             return epoch, plain_pairs(len(items))
         items.redraw()
-        return epoch, Pairs(anchors=items.anchors.numpy(), positives=items.positives.numpy())
+        return epoch, items.pairs
 
     def _guide(self, dataset: Any) -> GuidedDataset:
         pipelines = crop_pipelines(dataset.transform)
         marks = crops_from_positive(
-            self.cfg.method, len(pipelines), self._num_large_crops(len(pipelines)), self._key("show", "second")
+            self.cfg.method,
+            len(pipelines),
+            self._num_large_crops(len(pipelines)),
+            self._key("show", "second"),
+            self._key("positives", 1),
         )
         of_positive = self._pipelines_of_positive(pipelines, marks)
         images = self._prepare(dataset, pipelines[0])
@@ -151,7 +155,7 @@ class GuidedRun:
             skip=self._skips_unreadable,
         )
 
-    def _pipelines_of_positive(self, pipelines: Sequence[Pipeline], marks: Sequence[bool]) -> list[Pipeline] | None:
+    def _pipelines_of_positive(self, pipelines: Sequence[Pipeline], marks: Sequence[int]) -> list[Pipeline] | None:
         """One pipeline a crop, for items that show another image than the anchor; ``None`` where they are the crop's own."""
         asked = self._key("augmentation", None)
         if asked is None:
@@ -270,7 +274,7 @@ class GuidedRun:
             return items, ShownCrops(images=(items,) * num_crops, targets=(targets,) * num_crops)
         self.fit.check_batch()
         rows, labels = items.cpu(), self.pairing.labels  # once: on a GPU it waits for the step before
-        self.receipt.add(*self.dataset.rows(rows.numpy()), labels)
+        self.receipt.add(*self.dataset.rows(rows.numpy()), labels=labels)
         self.receipt.counts["skipped"] += self.dataset.skipped(rows.numpy())
         anchors, shown = shown_crops(self.dataset, labels, rows, targets, self.dataset.from_positive[:num_crops])
         return items if facts_of(self.cfg.method).remembers_items else anchors, shown

@@ -63,7 +63,7 @@ class HostImages:
         place: str | None = None,
         files: Sequence[str] | str | None = None,
         stamped: bool = True,
-        check_current: Callable[[], None] = lambda: None,
+        check_current: Callable[[], None] | None = None,
         unsorted: str | None = None,
         opened: Callable[[int], tuple[Any, int]] | None = None,
         read: Callable[[int], tuple[Image.Image, int]] | None = None,
@@ -177,7 +177,8 @@ class HostImages:
             return None
         files = [self._files] if isinstance(self._files, str) else self._files
         try:
-            self._check_current()
+            if self._check_current is not None:
+                self._check_current()
             stats = list(map(os.stat, files))
         except OSError as error:
             raise DataError(f"{printable(error.filename)}: cannot be read: {error.strerror}. Mend or remove it.") from error

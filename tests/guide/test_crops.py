@@ -70,6 +70,45 @@ def test_the_crops_that_are_asked_for_show_the_positive(method, large, show, gui
     assert shown(crops[0], dataset.images)[0] == int(dataset.anchors[item])
 
 
+@pytest.mark.parametrize(("method", "large", "show"), [("simclr", 2, "all"), ("wmse", 3, "second")])
+@pytest.mark.parametrize("keys", [{}, {"choose": "uniform", "keep_anchor": True, "augmentation": "none"}])
+def test_several_positives_take_their_turns(method, large, show, keys, recipe):
+    if HOST.generation == "1.0.2" and large > 2 and method != "wmse":
+        pytest.skip("1.0.2 takes two large crops")
+    kinds = [{**LARGE, "num_crops": large}] + [SMALL] * (method != "wmse")
+    sampler = {"gps": {"k": 3, "positives": 2, "show": show, **keys}}
+    cfg = recipe(method, sampler=sampler, prior=PIXELS, augmentations=kinds)
+    with solo_gps.activate(cfg) as on:
+        loader = HOST.build_train_loader(HOST.complete(cfg))
+        dataset, labels = on.dataset, np.asarray(on.dataset.images.labels)
+        positives, crops = dataset.pairs.in_turn, 3 + (method != "wmse")
+        which = [0, 1, 2, 1][:crops]
+        assert len(positives) == 2
+        assert (positives[0] != positives[1]).all()
+        for item in (0, 5, 17):
+            images = [dataset.anchors[item], *(one[item] for one in positives)]
+            assert [shown(crop, dataset.images)[0] for crop in dataset[item][1]] == [int(images[one]) for one in which]
+        items, _, targets = next(iter(loader))
+        anchors, seen = on.describe(items, targets, num_crops=crops)
+        of_batch = [anchors, *(torch.from_numpy(one[items.numpy()]) for one in positives)]
+        assert [images.tolist() for images in seen.images] == [of_batch[one].tolist() for one in which]
+        assert [classes.tolist() for classes in seen.targets] == [labels[of_batch[one].numpy()].tolist() for one in which]
+
+
+def test_no_anchor_trains_beside_any_of_its_positives(recipe, train):
+    kinds = [LARGE, SMALL]
+    sampler = {"gps": {"k": 4, "positives": 3, "show": "all", "choose": "uniform", "keep_apart": True}}
+    run = train(recipe("simclr", sampler=sampler, prior=PIXELS, augmentations=kinds, max_epochs=1, batch_size=12))
+    guided = run.model._run
+    positives = guided.dataset.pairs.in_turn
+    assert len(run.batches) == 4
+    for items, _, _ in run.batches:
+        anchors = set(items.tolist())
+        assert not {int(one[anchor]) for one in positives for anchor in anchors if one[anchor] != anchor} & anchors
+    assert guided.receipt.counts["guided"] == guided.receipt.counts["items"] == 48
+    assert guided.receipt.counts["judged"] == 3 * 48
+
+
 @pytest.mark.parametrize(
     ("augmentation", "second", "mirrored"),
     [(None, PLAIN, False), (None, FLIPPED, True), (0, PLAIN, True), (1, PLAIN, False), ("none", FLIPPED, False)],
@@ -108,6 +147,10 @@ def test_images_that_are_no_squares_collate(recipe, tmp_path):
     [
         ({"show": "large"}, r"sampler.gps.show=large: the recipe has 2 large and 0 small crops.*Leave it out"),
         ({"show": "all"}, r"sampler.gps.show=all: the recipe has 2 large and 0 small"),
+        (
+            {"positives": 2},
+            r"sampler.gps.positives=2: .* 2 large and 0 small crops, of which 1 shows a positive with show=second",
+        ),
         ({"augmentation": 1}, r"sampler.gps.augmentation=1: the recipe has 1 augmentations"),
     ],
 )

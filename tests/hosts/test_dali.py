@@ -305,6 +305,7 @@ class Wraps:
         ({"images": {"scale": "own"}}, ConfigError, r"images: .*DALI decodes.*data\.format=image_folder"),
         ({"sampler": {"gps": {"k": 3, "on_bad_image": "skip"}}}, ConfigError, r"sampler\.gps\.on_bad_image='skip'.*image_folder"),
         ({"sampler": {"gps": {"k": 3, "augmentation": 0}}}, ConfigError, r"sampler\.gps\.augmentation=0.*image_folder"),
+        ({"sampler": {"gps": {"k": 3, "positives": 2}}}, ConfigError, r"sampler\.gps\.positives=2.*image_folder"),
         ({"sampler": GPS, "method": "mae"}, ValueError, "mae"),
         ({"devices": 4, "optimizer": {"batch_size": 13}}, DataError, r"12 for each of 4 devices.*at most 12"),
         ({"devices": 5, "optimizer": {"batch_size": 10}}, DataError, r"9 for each of 5 devices.*at most 9"),

@@ -41,6 +41,8 @@ class GpsConfig(Keys):
     """With choose=weighted: an image at distance d weighs exp(-d / (temperature * m)), m the mean of its ball; null is 1."""
     keep_anchor: bool = False
     """Whether the anchor is one of its own candidates (the authors' default), and keeps its own view where drawn."""
+    positives: int = number(1, least=1, most=16)
+    """Different images of the ball that an item shows, one a crop in turn, where the recipe shows positives in several crops; a smaller ball shows its images more than once."""  # noqa: E501
     show: str = "second"
     """Crops that show the positive: the second (of W-MSE every large one but the first), large for every large crop but the first, or all but the first, small ones too."""  # noqa: E501
     augmentation: Any = None
@@ -94,6 +96,10 @@ class GpsConfig(Keys):
             "clusters": self.clusters is not None and self.within != "clusters" and "within=clusters",
             "community=leiden": self.community != "louvain" and self.within != "community" and "within=community",
             "temperature": self.temperature is not None and self.choose != "weighted" and "choose=weighted",
+            f"positives={self.positives}": self.positives > self.k
+            and self.radius is None
+            and self.hops == 1
+            and f"as many neighbours (k={self.k})",
             "keep_anchor=true": self.keep_anchor
             and self.choose not in DRAWN
             and "choose=uniform or weighted: the anchor is always the nearest of its ball, and never the furthest",
@@ -101,6 +107,11 @@ class GpsConfig(Keys):
         for key, missing in mute.items():
             if missing:
                 raise ValueError(f"{key} says nothing without {missing}. Set it, or leave {key.partition('=')[0]} out.")
+        if self.positives > 1 and self.on_bad_image == "skip":
+            raise ValueError(
+                "on_bad_image=skip: of an item with positives=1 the other image stands in for one that cannot be read. Leave one "
+                "of the two keys out."
+            )
         if self.within == "clusters" and self.clusters is None:
             raise ValueError("within=clusters wants the number of clusters. Set clusters, for example to the number of classes.")
 

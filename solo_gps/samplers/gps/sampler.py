@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Gps(Sampler):
-    """Replaces the anchor's second view by a view of an image in its ball; an empty ball keeps the anchor."""
+    """Replaces views of the anchor, as a rule the second, by views of images in its ball; an empty ball keeps the anchor."""
 
     config_class: ClassVar[type] = GpsConfig
     pairs_images: ClassVar[bool] = True
@@ -150,6 +150,8 @@ class Gps(Sampler):
             seed=self.seed,
             keep_anchor=self.config.keep_anchor,
             temperature=1.0 if self.config.temperature is None else self.config.temperature,
+            positives=self.config.positives,
         )
-        positives = np.where(pairs.positives == pairs.anchors, chosen[pairs.anchors], pairs.positives)
-        return Pairs(anchors=pairs.anchors, positives=positives)
+        free = pairs.positives == pairs.anchors
+        first, *more = (np.where(free, one[pairs.anchors], pairs.positives) for one in chosen.T)
+        return Pairs(anchors=pairs.anchors, positives=first, more=np.stack(more, axis=1) if more else None)

@@ -162,7 +162,9 @@ class Partners:
 def append(items: Pairs, pairs: Pairs) -> Pairs:
     """Returns the items with the pairs behind them."""
     return Pairs(
-        anchors=np.concatenate([items.anchors, pairs.anchors]), positives=np.concatenate([items.positives, pairs.positives])
+        anchors=np.concatenate([items.anchors, pairs.anchors]),
+        positives=np.concatenate([items.positives, pairs.positives]),
+        more=None if items.more is None else np.concatenate([items.more, _alike(pairs.positives, items.more)]),
     )
 
 
@@ -173,7 +175,13 @@ def replace(items: Pairs, partners: Partners, *, epoch: int, seed: int) -> Pairs
     has = sizes > 0
     positives = items.positives.copy()
     positives[has] = partners.members[(partners.starts[items.anchors] + (draws * sizes).astype(np.int64))[has]]
-    return Pairs(anchors=items.anchors, positives=positives)
+    more = None if items.more is None else np.where(has[:, None], _alike(positives, items.more), items.more)
+    return Pairs(anchors=items.anchors, positives=positives, more=more)
+
+
+def _alike(positives: NDArray[np.integer], more: NDArray[np.integer]) -> NDArray[np.integer]:
+    """(M,) positives as often as there are further ones."""
+    return np.repeat(positives[:, None], more.shape[1], axis=1)
 
 
 def cut_to_budget(items: Pairs, budget: int, *, epoch: int, seed: int) -> Pairs:
@@ -193,7 +201,11 @@ def cut_to_budget(items: Pairs, budget: int, *, epoch: int, seed: int) -> Pairs:
     passes = range(start // length, (stop - 1) // length + 1)
     stream = np.concatenate([np.random.default_rng([seed, DRAW_EPOCH, number]).permutation(length) for number in passes])
     chosen = stream[start - passes[0] * length : stop - passes[0] * length]
-    return Pairs(anchors=items.anchors[chosen], positives=items.positives[chosen])
+    return Pairs(
+        anchors=items.anchors[chosen],
+        positives=items.positives[chosen],
+        more=None if items.more is None else items.more[chosen],
+    )
 
 
 def picture_rows(pairs: NDArray[np.integer], rows: int, columns: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -75,6 +75,7 @@ def keys(draw):
         chosen["keep_anchor"] = draw(st.booleans())
     if chosen["choose"] == "weighted":
         chosen["temperature"] = draw(st.sampled_from([None, 0.01, 0.5, 100.0]))
+    chosen["positives"] = draw(st.integers(1, min(4, chosen.get("k", 4)) if chosen["hops"] == 1 else 4))
     return chosen
 
 
@@ -99,10 +100,11 @@ def test_every_combination_is_what_the_naive_reference_says(keys, seed, images, 
         assume(radius_of_all(distances, keys["radius"]) > 0)  # else it is refused
     assert rows(balls(space, config, SEED)) == wanted
     sampler.prepare(space, same_label=False)
-    draws = np.random.default_rng([SEED, epoch]).random(images)
+    generator = np.random.default_rng([SEED, epoch])
+    draws = [generator.random(images).tolist() for _ in range(keys["positives"])]
     plain = np.arange(images, dtype=np.int32)
-    found = sampler.pairs(Pairs(anchors=plain, positives=plain), epoch).positives.tolist()
-    assert found == chosen_by_hand(distances, wanted, keys, draws.tolist())
+    found = sampler.pairs(Pairs(anchors=plain, positives=plain), epoch)
+    assert np.stack(found.in_turn, axis=1).tolist() == chosen_by_hand(distances, wanted, keys, draws)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,9 @@ def test_every_combination_is_what_the_naive_reference_says(keys, seed, images, 
         ({"keep_anchor": True}, "keep_anchor=true says nothing without choose=uniform or weighted"),
         ({"keep_anchor": True, "choose": "nearest"}, "keep_anchor=true says nothing without"),
         ({"hops": 0}, "hops=0 must be from 1 to 8"),
+        ({"positives": 0}, "positives=0 must be from 1 to 16"),
+        ({"positives": 4, "k": 3}, r"positives=4 says nothing without as many neighbours \(k=3\)"),
+        ({"positives": 2, "on_bad_image": "skip"}, "on_bad_image=skip: of an item with positives=1 the other image"),
         ({"show": "big"}, "show='big' is not one of second, large, all"),
         ({"augmentation": "first"}, "augmentation='first': wanted the number"),
         ({"augmentation": -1}, "augmentation=-1: wanted the number|augmentation=-1 must be"),
@@ -171,6 +176,20 @@ def test_draws_with_the_anchor_are_as_often_as_their_weights():
     weights = np.exp(-squared / (0.5 * 7.0))
     shares = [(seen[:, 0] == image).mean() for image in range(4)]
     np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.03)
+
+
+def test_several_draws_are_as_often_as_without_putting_back():
+    """Three images at distances 1, 2 and 4: the pairs of them by their weights, one after the other."""
+    points = [[0.0], [1.0], [2**0.5], [2.0]]
+    sampler = Gps(GpsConfig(k=3, choose="weighted", positives=2), seed=0)
+    sampler.prepare(space_of(points), same_label=False)
+    plain = Pairs(anchors=np.arange(4, dtype=np.int32), positives=np.arange(4, dtype=np.int32))
+    seen = np.stack([[one[0] for one in sampler.pairs(plain, epoch).in_turn] for epoch in range(4000)])
+    weights = dict(zip((1, 2, 3), np.exp(-np.array([1.0, 2.0, 4.0]) / (7 / 3)), strict=True))
+    for first, second in ((1, 2), (2, 1), (3, 1), (1, 3)):
+        left = sum(weight for image, weight in weights.items() if image != first)
+        share = weights[first] / sum(weights.values()) * weights[second] / left
+        assert abs((seen == [first, second]).all(axis=1).mean() - share) < 0.03
 
 
 @pytest.mark.parametrize("missing", ["faiss", "igraph"])

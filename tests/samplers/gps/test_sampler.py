@@ -27,22 +27,31 @@ TABLE = NeighbourTable(
 )
 
 
+def choose_first(*args, **kwargs):
+    return choose_positives(*args, **kwargs)[:, 0]
+
+
 def test_furthest_takes_the_last_of_the_ball():
-    assert choose_positives(TABLE, "furthest", epoch=0, seed=0).tolist() == [1, 2, 0, 3]
+    assert choose_first(TABLE, "furthest", epoch=0, seed=0).tolist() == [1, 2, 0, 3]
 
 
 def test_nearest_takes_the_first_of_the_ball():
-    assert choose_positives(TABLE, "nearest", epoch=0, seed=0).tolist() == [1, 0, 1, 3]
+    assert choose_first(TABLE, "nearest", epoch=0, seed=0).tolist() == [1, 0, 1, 3]
+
+
+def test_several_are_the_furthest_ones_or_the_nearest_and_come_in_turn():
+    assert choose_positives(TABLE, "furthest", epoch=0, seed=0, positives=3).tolist() == [[1] * 3, [2, 0, 2], [0, 1, 0], [3] * 3]
+    assert choose_positives(TABLE, "nearest", epoch=0, seed=0, positives=3).tolist() == [[1] * 3, [0, 2, 0], [1, 0, 1], [3] * 3]
 
 
 def test_a_table_of_empty_balls_keeps_every_anchor():
     nothing = NeighbourTable(indices=np.empty((3, 0), np.int32), distances=np.empty((3, 0), np.float32))
     for choose in ("furthest", "uniform", "nearest"):
-        assert choose_positives(nothing, choose, epoch=0, seed=0).tolist() == [0, 1, 2]
+        assert choose_first(nothing, choose, epoch=0, seed=0).tolist() == [0, 1, 2]
 
 
 def test_uniform_draws_each_member_equally_often_and_nothing_else():
-    draws = np.stack([choose_positives(TABLE, "uniform", epoch=epoch, seed=3) for epoch in range(4000)])
+    draws = np.stack([choose_first(TABLE, "uniform", epoch=epoch, seed=3) for epoch in range(4000)])
     assert set(draws[:, 0]) == {1}
     assert set(draws[:, 3]) == {3}
     for image, members in ((1, (0, 2)), (2, (0, 1))):
@@ -52,7 +61,7 @@ def test_uniform_draws_each_member_equally_often_and_nothing_else():
 
 @given(seed=st.integers(0, 2**31), epoch=st.integers(0, 1000))
 def test_draws_depend_on_seed_and_epoch_alone(seed, epoch):
-    again = [choose_positives(TABLE, "uniform", epoch=epoch, seed=seed) for _ in range(2)]
+    again = [choose_first(TABLE, "uniform", epoch=epoch, seed=seed) for _ in range(2)]
     assert again[0].tolist() == again[1].tolist()
 
 
@@ -62,7 +71,7 @@ def test_a_temperature_near_none_takes_the_nearest_without_a_warning(temperature
     distances = np.array([[5, 900, 1000], [7, np.inf, np.inf], [2, 4, np.inf], [np.inf] * 3], np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pairs = choose_positives(
+        pairs = choose_first(
             NeighbourTable(indices=indices, distances=distances), "weighted", epoch=0, seed=0, temperature=temperature
         )
     assert pairs.tolist() == [1, 0, 3, 3]
@@ -72,9 +81,9 @@ def test_draws_differ_between_epochs_and_between_seeds():
     wide = NeighbourTable(
         indices=np.tile(np.arange(1, 51, dtype=np.int32), (60, 1)), distances=np.ones((60, 50), dtype=np.float32)
     )
-    first = choose_positives(wide, "uniform", epoch=0, seed=0)
-    assert (first != choose_positives(wide, "uniform", epoch=1, seed=0)).mean() > 0.8
-    assert (first != choose_positives(wide, "uniform", epoch=0, seed=1)).mean() > 0.8
+    first = choose_first(wide, "uniform", epoch=0, seed=0)
+    assert (first != choose_first(wide, "uniform", epoch=1, seed=0)).mean() > 0.8
+    assert (first != choose_first(wide, "uniform", epoch=0, seed=1)).mean() > 0.8
 
 
 @st.composite
@@ -91,7 +100,7 @@ def tables(draw):
 
 @given(table=tables(), choose=st.sampled_from(["furthest", "uniform", "nearest"]), epoch=st.integers(0, 5))
 def test_agrees_with_the_rule_written_out(table, choose, epoch):
-    chosen = choose_positives(table, choose, epoch=epoch, seed=1)
+    chosen = choose_first(table, choose, epoch=epoch, seed=1)
     for anchor, row in enumerate(table.indices):
         ball = [j for j in row if j >= 0]
         if not ball:
@@ -122,6 +131,15 @@ def test_pairs_leave_appended_items_alone():
     assert after.anchors.tolist() == [0, 1, 2, 3, 1]
     assert after.positives.tolist() == [1, 0, 1, 3, 3]
     assert before.positives.tolist() == [0, 1, 2, 3, 3]
+
+
+def test_pairs_of_another_sampler_have_one_positive_in_all_crops():
+    sampler = Gps(GpsConfig(choose="nearest", positives=2), seed=0)
+    sampler._table = TABLE
+    before = Pairs(anchors=np.array([0, 1, 2, 3, 1], np.int32), positives=np.array([0, 1, 2, 3, 3], np.int32))
+    after = sampler.pairs(before, epoch=0)
+    assert after.positives.tolist() == [1, 0, 1, 3, 3]
+    assert after.more.tolist() == [[1], [2], [0], [3], [3]]
 
 
 def test_the_yaml_group_lists_every_key_with_its_default():
