@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["GuidedPairs", "SoloGpsError", "__version__", "activate", "hookimpl", "positives"]
+__all__ = ["GuidedPairs", "SoloGpsError", "__version__", "activate", "evaluate", "hookimpl", "positives"]
 
 if TYPE_CHECKING:
+    from solo_gps.api.evaluate import evaluate
     from solo_gps.api.pairs import GuidedPairs
     from solo_gps.api.positives import positives
     from solo_gps.errors import SoloGpsError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "GuidedPairs": "solo_gps.api.pairs",
+    "evaluate": "solo_gps.api.evaluate",
     "positives": "solo_gps.api.positives",
     "activate": "solo_gps.guide.switch",
     "hookimpl": "solo_gps.hookspecs",

@@ -1,4 +1,4 @@
-"""The command `solo-gps`: pretrain, demo, cache, sepp, data, doctor."""
+"""The command `solo-gps`: pretrain, demo, evaluate, cache, sepp, data, doctor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from solo_gps.commands.cache import add_cache_commands
 from solo_gps.commands.data import add_data_commands
+from solo_gps.commands.evaluate import add_evaluate
 from solo_gps.commands.sepp import add_sepp_commands
 from solo_gps.errors import SoloGpsError, our_part
 from solo_gps.version import __version__
@@ -66,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for images, cache and results")
     demo.add_argument("--epochs", type=int, default=None, help="epochs of each run; default: the recipe's")
     demo.set_defaults(run=_demo)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="judge checkpoints beside priors alone and an untrained network",
+        epilog="example: solo-gps evaluate trained_models/simclr/1a2b3c --train data/train --test data/val --prior patches",
+    )
+    add_evaluate(evaluate)
     cache = commands.add_parser(
         "cache", help="build, list, show, verify and remove caches of embeddings", epilog="example: solo-gps cache list"
     )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_gps.errors import DataError
+from solo_gps.errors import ConfigError, DataError
+from solo_gps.evaluation.geometry import nearest, vote_accuracy
 from solo_gps.interfaces import NeighbourTable
+
+logger = logging.getLogger(__name__)
 
 HOSTS_TEMPERATURE = 0.07
 """Of the votes in solo-learn's k-NN (``WeightedKNNClassifier``, and main_knn.py)."""
+LINEAR_STEPS = 1000
+"""Steps of L-BFGS, at most."""
 BLOCK = 8192
 """Rows of features taken at once."""
 
@@ -88,15 +96,47 @@ def knn_accuracy(
     Raises:
         DataError: There are fewer than ``k`` training features.
     """
-    from sklearn.neighbors import KNeighborsClassifier
+    rows, cosines = nearest(train, test, k=k)
+    return vote_accuracy(train_labels[rows], cosines, test_labels, temperature)
 
-    if k > len(train):
-        raise DataError(f"k-NN evaluation: k={k} neighbours of {len(train)} training features; lower k.")
-    # exp((cosine - 1) / temperature): the same votes but for a factor, and none overflows
-    weights = "uniform" if temperature is None else lambda distances: np.exp(-distances / temperature)
-    classifier = KNeighborsClassifier(n_neighbors=k, metric="cosine", algorithm="brute", weights=weights)
-    classifier.fit(train, train_labels)
-    return float(classifier.score(test, test_labels))
+
+def linear_accuracy(
+    train: NDArray[np.floating],
+    train_labels: NDArray[np.integer],
+    test: NDArray[np.floating],
+    test_labels: NDArray[np.integer],
+) -> float:
+    """Returns the accuracy of a linear classifier on frozen features.
+
+    It is scikit-learn's LogisticRegression with its own regularisation (C=1), on features of mean 0 and variance 1: the same in
+    every run. solo-learn's main_linear.py trains a linear layer by SGD on augmented images instead.
+
+    Args:
+        train: (N, D) features.
+        train_labels: (N,) classes, two or more.
+        test: (M, D) features.
+        test_labels: (M,) classes.
+
+    Raises:
+        DataError: There is one class only.
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ConfigError("the linear probe is scikit-learn's: pip install 'solo-gps[report]', or leave it out.") from error
+    if len(np.unique(train_labels)) < 2:
+        raise DataError("linear probe: wanted two classes or more, got one.")
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ConvergenceWarning)
+        probe.fit(np.asarray(train, np.float32), train_labels)
+    if any(issubclass(one.category, ConvergenceWarning) for one in said):
+        logger.warning("linear probe: not converged in %d steps; its accuracy may still rise", LINEAR_STEPS)
+    return float(probe.score(np.asarray(test, np.float32), test_labels))
 
 
 def rank_me(features: NDArray[np.floating]) -> float:

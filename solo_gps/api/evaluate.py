@@ -1,0 +1,225 @@
+"""Checkpoints beside their priors and an untrained network, judged by the same images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solo_gps.api.images import image_set
+from solo_gps.config import parse
+from solo_gps.embeddings.others import embed_others, has_views
+from solo_gps.embeddings.resolve import parse_prior, resolve_prior
+from solo_gps.embeddings.service import embed
+from solo_gps.errors import ConfigError, DataError, SoloGpsError, our_part, printable
+from solo_gps.evaluation.checkpoints import checkpoint_file, checkpoint_prior, untrained_prior
+from solo_gps.evaluation.scores import Evaluation, Features, Row, ScoreConfig, score
+from solo_gps.interfaces import ImageSet
+from solo_gps.runtime.determinism import preserved_generators
+
+logger = logging.getLogger(__name__)
+
+VIEWED = 4096
+"""Test images whose views alignment is measured on, at most; evenly spaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A row before it is measured."""
+
+    name: str
+    kind: str
+    node: Mapping[str, Any]
+
+
+def evaluate(
+    checkpoints: Sequence[str | os.PathLike[str]] = (),
+    *,
+    test: Any,
+    train: Any = None,
+    priors: Sequence[str | Mapping[str, Any]] = (),
+    keys: Mapping[str, Any] | None = None,
+    **scores: Any,
+) -> Evaluation:
+    """Judges checkpoints of solo-learn, of either generation, beside priors alone and the same network untrained.
+
+    Everything is checked before any long work. Embeddings are kept in the cache and found again; of a prior that learns, the
+    training images alone are learned from.
+
+    Args:
+        checkpoints: Files, or folders with one; with solo-learn's args.json beside.
+        test: The N images that are judged: class folders, or what :func:`solo_gps.positives` takes, with labels of its own.
+        train: The images that they are judged by, with the same classes; ``None``: each test image by all the others, without a
+            linear probe.
+        priors: Priors to be judged alone: a name, or a mapping of ``name`` and keys (docs/priors.md).
+        keys: Keys of ``prior=checkpoint`` for every checkpoint and untrained network, for example ``{"image_size": 224}``.
+        **scores: ``k`` (20), ``temperature`` (0.07), ``recall`` ([1, 5, 10]), ``metrics`` (["knn", "linear", "retrieval",
+            "geometry"]) and ``seed`` (0).
+
+    Returns:
+        The table.
+
+    Raises:
+        ConfigError: A key, type or value is wrong, or there is nothing to judge.
+        DataError: A checkpoint cannot be read, its args.json is missing, images or labels are not what was wanted, or there are
+            fewer images than neighbours asked for.
+    """
+    with our_part("evaluating"), tempfile.TemporaryDirectory() as folder:
+        config = parse(scores, ScoreConfig, "evaluate")
+        asked = list(_rows(checkpoints, priors, keys or {}, config, Path(folder)))
+        if not asked:
+            raise ConfigError("evaluate: no checkpoint and no prior to judge. Name one.")
+        tested = _Labelled.of("test", test)
+        trained = None if train is None else _Labelled.of("train", train)
+        _check(tested, trained, config)
+        for row in asked:
+            with _named(row):
+                resolve_prior(row.node, tested.images if trained is None else trained.images)
+        rows = []
+        for row in asked:
+            with _named(row):
+                logger.info("evaluating %s", row.name)
+                features = _features(row, tested, trained, config)
+                figures = score(features, config)
+                rows.append(Row(name=row.name, kind=row.kind, dimensions=features.test.shape[1], figures=figures))
+        counts = {"test_images": len(tested.images), "train_images": None if trained is None else len(trained.images)}
+        return Evaluation(rows=rows, settings={**asdict(config), **counts})
+
+
+def _rows(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    priors: Sequence[str | Mapping[str, Any]],
+    keys: Mapping[str, Any],
+    config: ScoreConfig,
+    folder: Path,
+) -> Iterator[_Asked]:
+    """Each checkpoint's weights are read once here, so that a bad one is known before the first is embedded."""
+    untrained: dict[str, _Asked] = {}
+    for path, name in zip(checkpoints, _names(checkpoints), strict=True):
+        row = _Asked(name=name, kind="checkpoint", node={**checkpoint_prior(checkpoint_file(path)), **keys})
+        with _named(row), preserved_generators(torch.device("cpu")):
+            resolve_prior(row.node).load(torch.device("cpu"))
+        yield row
+        name = f"untrained {row.node['architecture']}"
+        alike = repr(sorted({**row.node, "path": ""}.items()))
+        if alike not in untrained:
+            number = sum(one.name.startswith(name) for one in untrained.values())
+            node = untrained_prior(row.node, config.seed, folder)
+            untrained[alike] = _Asked(name=f"{name} ({number + 1})" if number else name, kind="untrained", node=node)
+    for prior in priors:
+        node = {"name": prior} if isinstance(prior, str) else dict(prior)
+        said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", "cache_dir"))
+        row = _Asked(name=f"prior {node.get('name')} {said}".strip(), kind="prior", node=node)
+        parse_prior(node)
+        yield row
+    yield from untrained.values()
+
+
+def _names(checkpoints: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The name of each file; where two have one, with the folders in which they differ."""
+    files = [checkpoint_file(path).absolute().with_suffix("") for path in checkpoints]
+    if len({file.name for file in files}) == len(files):
+        return [printable(file.name) for file in files]
+    above = os.path.commonpath([file.parent for file in files])
+    return [printable(file.relative_to(above)) for file in files]
+
+
+@contextmanager
+def _named(row: _Asked) -> Iterator[None]:
+    """Names the row in errors."""
+    try:
+        yield
+    except SoloGpsError as error:
+        error.args = (f"{row.name}: {error}",)
+        raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labelled:
+    """Images whose classes are all known.
+
+    Attributes:
+        what: ``"train"`` or ``"test"``.
+        images: The images.
+        labels: (N,) classes.
+        classes: Names of the classes, in the order of their numbers; their numbers where they have no name.
+    """
+
+    what: str
+    images: ImageSet
+    labels: NDArray[np.int64]
+    classes: list[str]
+
+    @classmethod
+    def of(cls, what: str, brought: Any) -> _Labelled:
+        try:
+            images = image_set(brought)
+        except SoloGpsError as error:
+            error.args = (f"{what}: {error}",)
+            raise
+        labels = images.labels
+        if labels is None or (labels < 0).any():
+            raise DataError(f"{what}: wanted images with a class each, in class folders; here some have none.")
+        classes = getattr(brought, "classes", None)
+        if isinstance(brought, (str, os.PathLike)):
+            classes = sorted(entry.name for entry in os.scandir(os.path.expanduser(brought)) if entry.is_dir())
+        return cls(what=what, images=images, labels=labels, classes=list(classes or map(str, np.unique(labels))))
+
+
+def _check(test: _Labelled, train: _Labelled | None, config: ScoreConfig) -> None:
+    """Raises :class:`DataError` where the classes differ, or there are too few images."""
+    if train is not None and train.classes != test.classes:
+        extra = [
+            f"{printable(name)!r} is in {here.what} alone"
+            for here, there in ((train, test), (test, train))
+            for name in here.classes
+            if name not in there.classes
+        ]
+        raise DataError(f"train and test: wanted the same classes, but {', '.join(extra[:3]) or 'their order differs'}.")
+    among = len(test.images) - 1 if train is None else len(train.images)
+    if config.neighbours > among:
+        raise DataError(f"k={config.neighbours} neighbours among {among:,} images; wanted k of at most {among:,}. Lower it.")
+
+
+def _features(row: _Asked, test: _Labelled, train: _Labelled | None, config: ScoreConfig) -> Features:
+    fitted_on = test if train is None else train
+    views = None
+    if "geometry" in config.metrics and has_views(row.node):
+        some = _Some(test.images, np.linspace(0, len(test.images) - 1, min(VIEWED, len(test.images))).astype(int))
+        views = embed_others(some, row.node, fitted_on.images, views=2, seed=config.seed)
+    if train is None:
+        return Features(test=embed(test.images, row.node).array, test_labels=test.labels, views=views)
+    return Features(
+        train=embed(train.images, row.node).array,
+        train_labels=train.labels,
+        test=embed_others(test.images, row.node, train.images),
+        test_labels=test.labels,
+        views=views,
+    )
+
+
+class _Some:
+    """Some of the images."""
+
+    labels = None
+
+    def __init__(self, images: ImageSet, indices: NDArray[np.integer]) -> None:
+        self._images, self._indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def image(self, index: int) -> Any:
+        return self._images.image(int(self._indices[index]))
+
+    def content(self) -> Iterator[bytes]:
+        raise NotImplementedError  # views are never cached
