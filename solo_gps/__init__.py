@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["GuidedPairs", "SoloGpsError", "__version__", "activate", "evaluate", "hookimpl", "positives"]
+__all__ = ["GuidedPairs", "SoloGpsError", "__version__", "activate", "evaluate", "hookimpl", "inspect", "positives"]
 
 if TYPE_CHECKING:
     from solo_gps.api.evaluate import evaluate
+    from solo_gps.api.inspect import inspect
     from solo_gps.api.pairs import GuidedPairs
     from solo_gps.api.positives import positives
     from solo_gps.errors import SoloGpsError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "GuidedPairs": "solo_gps.api.pairs",
     "evaluate": "solo_gps.api.evaluate",
+    "inspect": "solo_gps.api.inspect",
     "positives": "solo_gps.api.positives",
     "activate": "solo_gps.guide.switch",
     "hookimpl": "solo_gps.hookspecs",

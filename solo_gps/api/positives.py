@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solo_gps.api.images import checked_labels, image_set
+from solo_gps.api.priors import as_arguments, is_array, prior_node, space_of
 from solo_gps.config import LARGEST_WHOLE, parse
-from solo_gps.embeddings.resolve import parse_prior, resolve_prior
-from solo_gps.errors import ConfigError, DataError, SoloGpsError, first_line, our_part
+from solo_gps.embeddings.resolve import parse_prior
+from solo_gps.errors import ConfigError, DataError, our_part
 from solo_gps.evaluation.metrics import pair_purity, table_purity
 from solo_gps.guide.check import DEFAULT_SEED
 from solo_gps.guide.pairing import build_table, plain_pairs
 from solo_gps.hosts.decode import Scaling
-from solo_gps.interfaces import Embeddings, ImageSet, NeighbourTable, Pairs
+from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
 from solo_gps.neighbours.choose import resolve_search
 from solo_gps.samplers.gps.config import GpsConfig
 from solo_gps.samplers.gps.sampler import Gps
-from solo_gps.samplers.space import PriorSpace
 
 NOT_HERE = {
     "augmentation": "GuidedPairs takes two transforms: transform=(of the anchor, of the positive)",
@@ -32,18 +30,6 @@ NOT_HERE = {
     "keep_apart": "the order of the items is your DataLoader's",
 }
 """Keys of ``sampler.gps`` that speak of solo-learn's crops and batches."""
-_WORDS = (
-    (r"^embeddings\b", "prior"),
-    (r"sampler\.gps\.", ""),
-    (r"sampler\.gps", "positives()"),
-    (r"\+\+search", "search"),
-    (r"\+images=fixed images\.low=(\S+) images\.high=(\S+[^.])", r"decode={'scale': 'fixed', 'low': \1, 'high': \2}"),
-    (r"\+images=(\w+)", r"decode={'scale': '\1'}"),
-    (r"images\.scale", "decode.scale"),
-    (r"solo-learn cuts off", "would be cut off"),
-)
-"""How an error names a recipe's key, and what is the argument here."""
-AT_ONE_POINT = "Look at the rows of prior: they are the same."
 
 
 class Positives:
@@ -146,17 +132,12 @@ def positives(
             point of the space.
         CacheError: The cache is damaged or cannot be written.
     """
-    with _as_arguments(), our_part("finding positives"):
+    with as_arguments(), our_part("finding positives"):
         sampler = Gps(_keys(keys), seed=DEFAULT_SEED)
         sampler.check_search(resolve_search(search))
         decoding = parse({} if decode is None else decode, Scaling, "decode")
-        is_array = hasattr(prior, "shape") or isinstance(prior, (list, tuple, Embeddings))
-        node = {"name": prior} if isinstance(prior, str) else prior
-        if not (is_array or node is None or isinstance(node, Mapping)):
-            raise ConfigError(
-                f"prior: wanted a prior's name, a mapping of its name and keys, or an array of (N, D) embeddings, got {prior!r}."
-            )
-        if not is_array:
+        node = None if is_array(prior) else prior_node(prior)
+        if not is_array(prior):
             sampler.check_prior(parse_prior(node))
         found = image_set(images, labels=labels, decoding=decoding)
         sampler.check(len(found))
@@ -164,11 +145,7 @@ def positives(
             raise DataError(
                 "labels: same_label=True needs them, and these images have none. Give labels=, one whole number an image."
             )
-        if is_array:
-            space = PriorSpace.of(found, _embeddings(prior, len(found)), search, AT_ONE_POINT)
-        else:
-            resolve_prior(node)
-            space = PriorSpace(found, node, search)
+        space = space_of(prior, found, search)
         table = build_table("gps", sampler, space, same_label=same_label)
         assert table is not None, "gps has a table"
         return Positives(images, found, sampler, table)
@@ -180,43 +157,3 @@ def _keys(keys: Mapping[str, Any]) -> GpsConfig:
             raise ConfigError(f"{key}: a key of solo-learn's recipes; here {instead}.")
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in keys.items()}
     return parse(plain, GpsConfig, "sampler.gps")
-
-
-def _embeddings(prior: Any, images: int) -> Embeddings:
-    """Checked embeddings that a caller brought, of float32 unless they are of float16."""
-    brought = prior if isinstance(prior, Embeddings) else Embeddings(array=_array(prior))
-    array = brought.array
-    if array.ndim != 2 or len(array) != images or array.dtype.kind not in "fiu":
-        raise DataError(
-            f"prior: wanted embeddings of shape ({images}, D), a row of numbers for each image, got {array.dtype} of shape "
-            f"{array.shape}."
-        )
-    with np.errstate(over="ignore"):
-        array = array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
-        raise DataError(f"prior: row {int(bad.argmax())} holds a number that is not finite in {array.dtype}. Mend or remove it.")
-    return Embeddings(array=array, fingerprint=brought.fingerprint, folder=brought.folder, space=brought.space)
-
-
-def _array(prior: Any) -> np.ndarray:
-    if hasattr(prior, "detach"):
-        prior = prior.detach().cpu()
-        prior = prior.float() if prior.is_floating_point() else prior
-    try:
-        return np.asarray(prior)
-    except (ValueError, TypeError) as error:  # rows of unlike lengths, a sparse tensor
-        raise DataError(f"prior: wanted an (N, D) array of numbers, got a {type(prior).__name__}: {first_line(error)}") from error
-
-
-@contextmanager
-def _as_arguments() -> Iterator[None]:
-    """Names arguments where an error names the recipe's keys."""
-    try:
-        yield
-    except SoloGpsError as error:
-        text = str(error)
-        for words, ours in _WORDS:
-            text = re.sub(words, ours, text)
-        error.args = (text,)
-        raise

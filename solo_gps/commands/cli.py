@@ -1,4 +1,4 @@
-"""The command `solo-gps`: pretrain, demo, evaluate, cache, sepp, data, doctor."""
+"""The command `solo-gps`: pretrain, demo, evaluate, cache, inspect, sepp, data, doctor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from solo_gps.commands.cache import add_cache_commands
 from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.evaluate import add_evaluate
+from solo_gps.commands.inspect import add_inspect_options
 from solo_gps.commands.sepp import add_sepp_commands
 from solo_gps.errors import SoloGpsError, our_part
 from solo_gps.version import __version__
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         "cache", help="build, list, show, verify and remove caches of embeddings", epilog="example: solo-gps cache list"
     )
     add_cache_commands(cache)
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a prior knows of your images, before any training",
+        epilog="example: solo-gps inspect data/train --prior patches --prior timm model=vit_small_patch14_dinov2",
+    )
+    add_inspect_options(inspect)
     sepp = commands.add_parser(
         "sepp", help="choose the thresholds of semantic pairs for a prior", epilog="example: solo-gps sepp sweep data/train"
     )

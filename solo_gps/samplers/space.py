@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
@@ -15,6 +15,11 @@ from solo_gps.neighbours.config import SearchConfig
 from solo_gps.neighbours.exact.duplicates import at_one_point
 from solo_gps.neighbours.exact.fitting import RadiusAdvice
 from solo_gps.neighbours.filters.graph import agreed
+from solo_gps.priors import DEFAULT_ENCODER
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOOK_ALIKE = (
     "Look at these files: 16-bit and float images decode to white unless images.scale says how, or they are converted to 8 bits; "
@@ -37,6 +42,7 @@ class PriorSpace:
         self.images = images
         self._prior = prior
         self._search = search
+        self._brought = False
 
     @classmethod
     def of(cls, images: ImageSet, embeddings: Embeddings, search: Mapping[str, Any] | None, cause: str = COLLAPSED) -> PriorSpace:
@@ -50,7 +56,7 @@ class PriorSpace:
         """
         space = cls(images, None, search)
         check_apart(embeddings, images, cause)
-        space.embeddings = embeddings
+        space.embeddings, space._brought = embeddings, True
         return space
 
     @cached_property
@@ -91,6 +97,17 @@ class PriorSpace:
             return find(self.embeddings, self._search, k=k, radius=radius, name=name)
         assert radius is None, "check_prior refuses it"
         return agreed([find(part, self._search, k=k, name=name) for part in self.embeddings.parts], self.embeddings)
+
+    def place(self, others: ImageSet) -> NDArray[np.floating] | None:
+        """Returns (M, D) points of other images; ``None`` where embeddings were brought, and no encoder for others.
+
+        Args:
+            others: M raw images.
+        """
+        from solo_gps.embeddings.others import embed_others, has_views
+
+        prior = {"name": DEFAULT_ENCODER} if self._prior is None else self._prior
+        return None if self._brought or not has_views(prior) else embed_others(others, prior, self.images)
 
     def advise(self, *, share: float) -> RadiusAdvice:
         """Returns the distances seen, and a radius that :meth:`neighbours` accepts; costs two searches.

@@ -33,7 +33,7 @@ def small(digits):
     ]
 
 
-@pytest.mark.parametrize("command", [[], ["pretrain"], ["demo"], ["doctor"], ["cache"]])
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["demo"], ["doctor"], ["cache"], ["inspect"]])
 def test_every_command_has_help_with_an_example(command, capsys):
     try:
         code = cli.main([*command, "--help"])

@@ -1,0 +1,102 @@
+"""What priors know of N images, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from solo_gps.api.images import image_set
+from solo_gps.api.priors import as_arguments, is_array, space_of
+from solo_gps.config import parse
+from solo_gps.errors import ConfigError, SoloGpsError, our_part
+from solo_gps.evaluation.inspection import inspect_spaces
+from solo_gps.guide.check import DEFAULT_SEED
+from solo_gps.hosts.decode import Scaling
+from solo_gps.interfaces import ImageSet
+from solo_gps.neighbours.choose import resolve_search
+from solo_gps.priors import DEFAULT_ENCODER
+from solo_gps.report.inspection import Inspection
+from solo_gps.samplers.space import PriorSpace
+
+MOST_PRIORS = 12
+"""Side by side: the page has room for no more."""
+
+
+def inspect(
+    images: Any,
+    priors: Any = None,
+    *,
+    labels: Any = None,
+    search: Mapping[str, Any] | None = None,
+    decode: Mapping[str, Any] | None = None,
+) -> Inspection:
+    """Looks at what one prior or several know of N images: purity, hubs, copies, distances, and what to do.
+
+    Labels, where there are some, judge the priors; nothing is trained. Embeddings and neighbours are kept in the cache, and a
+    training finds them there.
+
+    Args:
+        images: In any form that :func:`solo_gps.positives` takes.
+        priors: A prior as in :func:`solo_gps.positives` (a name, a mapping with ``name``, an array of embeddings, ``None`` for
+            the default); a list of up to 12 of them; or a mapping of names of yours to priors.
+        labels: (N,) classes, -1 where unknown, of images that have none of their own.
+        search: Keys of the node ``search`` (docs/neighbours.md).
+        decode: Keys of the node ``images`` (docs/data.md), for images of more than 8 bits.
+
+    Returns:
+        Numbers, neighbours, advice and the page.
+
+    Raises:
+        ConfigError: A key, type or value is wrong, or a prior is there twice.
+        DataError: The images, labels or embeddings are not what was wanted, or nearly all images lie at one point of a space.
+        CacheError: The cache is damaged or cannot be written.
+    """
+    with as_arguments(), our_part("inspecting priors"):
+        resolve_search(search)
+        named = _named(priors)
+        found = image_set(images, labels=labels, decoding=parse({} if decode is None else decode, Scaling, "decode"))
+        return inspect_priors(found, named, search)
+
+
+def inspect_priors(images: ImageSet, priors: Mapping[str, Any], search: Mapping[str, Any] | None = None) -> Inspection:
+    """As :func:`inspect`, of a set of images and priors that have names.
+
+    Every prior is checked before any is built; an error names the one that it speaks of, where there are several.
+    """
+    if len(priors) > MOST_PRIORS:
+        raise ConfigError(f"priors: {len(priors)} of them; {MOST_PRIORS} fit side by side. Leave some out.")
+    spaces: dict[str, PriorSpace] = {}
+    for name, prior in priors.items():
+        try:
+            spaces[name] = space_of(prior, images, search)
+        except SoloGpsError as error:
+            if len(priors) > 1:
+                error.args = (f"{name}: {error}",)
+            raise
+    return Inspection(images, inspect_spaces(images, spaces, seed=DEFAULT_SEED))
+
+
+def _named(priors: Any) -> dict[str, Any]:
+    if isinstance(priors, Mapping) and "name" not in priors:
+        named = {str(name): prior for name, prior in priors.items()}
+    elif isinstance(priors, (list, tuple)):
+        names = [name_of_prior(prior, f"array {place}") for place, prior in enumerate(priors, start=1)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"priors: {twice!r} is there twice. Leave one out, or give a mapping of names to priors.")
+        named = dict(zip(names, priors, strict=True))
+    else:
+        named = {name_of_prior(priors, "array"): priors}
+    if not named:
+        raise ConfigError("priors: none given. Leave it out for the default prior, or name one.")
+    return named
+
+
+def name_of_prior(prior: Any, otherwise: str = "") -> str:
+    """What to call a prior: its name and keys as they are typed; ``otherwise`` for embeddings that were brought."""
+    if is_array(prior):
+        return otherwise
+    if not isinstance(prior, Mapping):
+        return DEFAULT_ENCODER if prior is None else str(prior)
+    keys = [f"{key}={value}" for key, value in prior.items() if key not in ("name", "cache_dir")]
+    return " ".join([str(prior.get("name")), *keys])

@@ -1,0 +1,74 @@
+"""`solo-gps inspect` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from solo_gps.commands.cli import main
+
+PIXELS = ["--prior", "pixels", "image_size=8"]
+
+
+@pytest.fixture
+def flat(digits, tmp_path):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for file in sorted((digits / "train").glob("*/*.png")):
+        shutil.copy(file, folder / f"{file.parent.name}-{file.name}")
+    return folder
+
+
+@pytest.mark.host
+def test_two_priors_of_a_labelled_folder(digits, tmp_path, capsys):
+    file = tmp_path / "numbers.json"
+    words = [*PIXELS, "--prior", "pca", "dimensions=4", "image_size=8", "--json", str(file)]
+    assert main(["inspect", str(digits / "train"), *words]) == 0
+    out = capsys.readouterr().out
+    seen = json.loads(file.read_text())
+    assert f"{digits / 'train'}: 48 images, 4 classes\n" in out
+    assert "pixels image_size=8  pca dimensions=4 image_size=8" in out
+    for prior in seen["priors"]:
+        (ten,) = [ball for ball in prior["by_k"] if ball["k"] == 10]
+        assert f"{100 * ten['purity']['uniform']:.1f} %" in out
+        assert f"{prior['name']}: {prior['advice']['verdict']}. " in out
+        assert prior["advice"]["suggestions"][0]["keys"] in out
+        worst = prior["classes"][0]
+        assert f"worst told of 4 classes: {seen['classes'][str(worst['label'])]} {100 * worst['accuracy']:.1f} %" in out
+    (shared,) = seen["agreement"]["shared"]
+    assert f"share {100 * shared['share']:.1f} % of their nearest neighbours (21.3 % by chance)" in out
+
+
+@pytest.mark.host
+def test_a_flat_folder_has_no_purity(flat, capsys):
+    assert main(["inspect", str(flat), "--flat", *PIXELS]) == 0
+    out = capsys.readouterr().out
+    assert "48 images, no labels to judge by" in out
+    assert "purity" not in out
+    assert "hubness (skewness)" in out
+    assert "+sampler=gps sampler.gps.k=10 sampler.gps.choose=uniform" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--prior", "pixles"], "Did you mean 'pixels'"),
+        ([*PIXELS, *PIXELS], "--prior pixels image_size=8: is there twice"),
+        (["--prior", "pixels", "image_size"], "wanted KEY=VALUE"),
+        (["--fraction", "2"], "wanted a share between 0 and 1"),
+        (["--scale", "owm"], "owm"),
+    ],
+)
+def test_a_mistake_is_one_line(words, says, digits, capsys, own_cache):
+    assert main(["inspect", str(digits / "train"), *words]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not own_cache.exists()
+
+
+def test_no_such_folder(capsys):
+    assert main(["inspect", "nowhere"]) == 1
+    assert "no such folder" in capsys.readouterr().err
