@@ -78,7 +78,7 @@ def overrides_of(recipe: DictConfig, *, dali: bool) -> list[str]:
     if recipe.backbone.name.startswith("vit") and large != LARGE:
         found.append(f"++backbone.kwargs.img_size={LARGE}")
     if method == "wmse":
-        found.append(f"method_kwargs.whitening_size={BATCH}")
+        found += [f"method_kwargs.whitening_size={BATCH}", f"method_kwargs.proj_output_dim={BATCH // 2}"]  # fewer than images
     if method == "deepclusterv2":
         found.append("method_kwargs.num_prototypes=[4,4,4]")
     return found
@@ -161,7 +161,8 @@ def page(outcomes: list[Outcome], where: str) -> str:
             "PYTHONPATH=. python tests/recipes.py --solo-learn path/to/solo-learn-1.0.6 --out docs/results/recipes.md",
             "```",
             "",
-            f"{where}. Every run had these overrides, which are for the images, their number and a CPU:",
+            f"{where}.",
+            "Every run had these overrides, which are for the images, their number and a CPU:",
             "",
             "```",
             "data.train_path=... data.val_path=null checkpoint.dir=...",

@@ -58,13 +58,13 @@ def training_images(options: argparse.Namespace, decoding: Scaling | None = None
     """
     from omegaconf import OmegaConf
 
-    from solo_gps.hosts.data_folder import check_data_folder, check_fraction
+    from solo_gps.hosts.data_folder import check_can_read, check_data_folder
     from solo_gps.hosts.detect import detect_host
     from solo_gps.hosts.images import host_images
 
     if fraction != -1.0 and not 0 < fraction < 1:
         raise DataError(f"--fraction {fraction}: wanted a share between 0 and 1.")
     data, host = {**data_node(options), "fraction": fraction}, detect_host()
-    check_fraction(data, host.generation)
+    check_can_read(data, host.generation)
     check_data_folder(OmegaConf.create({"data": data}))
     return host_images(host.build_train_set(data, None), decoding)

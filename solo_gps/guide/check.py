@@ -13,7 +13,7 @@ from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.crops import check_crops, key_of
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
 from solo_gps.hosts.dali import INSTEAD, check_dali, check_dali_runs
-from solo_gps.hosts.data_folder import check_data_folder, check_fraction, check_validation_folder, reads_by_dali
+from solo_gps.hosts.data_folder import check_can_read, check_data_folder, check_validation_folder, reads_by_dali
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
 from solo_gps.hosts.keys import check_host_keys
@@ -160,7 +160,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         UnknownNameError: No method, prior or search backend of that name.
         RefusedMethodError: A sampler cannot act on the method.
         ConfigError: A key of ``prior`` or ``search`` is wrong, or the data's format cannot be guided.
-        DataError: The training folder is missing or empty, or solo-learn cannot take ``data.fraction`` of it.
+        DataError: The training folder is missing or empty, or this solo-learn cannot read it, or not ``data.fraction`` of it.
     """
     check_method(recipe, list(host.methods), samplers)
     if samplers:
@@ -169,11 +169,11 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
         check_crops(recipe, samplers)
+        check_can_read(recipe.data, host.generation)
         if reads_by_dali(recipe):
             check_dali_runs(recipe)
     check_data_folder(recipe)
     if samplers:
-        check_fraction(recipe.data, host.generation)
         check_validation_folder(recipe)
 
 

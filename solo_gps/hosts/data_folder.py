@@ -45,29 +45,30 @@ def check_data_folder(recipe: DictConfig) -> None:
         raise DataError(f"data.train_path={str(path)!r}: {wrong}")
 
 
-def check_fraction(data: Mapping[str, Any], generation: str) -> None:
-    """Checks that solo-learn can take a share of the training set: 1.0.6 does so of image files alone, by their names.
+def check_can_read(data: Mapping[str, Any], generation: str) -> None:
+    """Checks that this solo-learn reads H5 files at all, and can take a share of the training set: 1.0.6 of image files alone.
 
     Args:
-        data: The recipe's ``data`` node, or an empty one.
-        generation: Of solo-learn. For 1.0.2 the adapter takes the share, of any set.
+        data: The recipe's ``data`` node.
+        generation: Of solo-learn. For 1.0.2 its adapter takes the share, of any set.
 
     Raises:
-        DataError: It would fail on the missing list of files.
+        DataError: It cannot.
     """
-    fraction, dataset = data.get("fraction", -1), data.get("dataset")
-    if generation != "1.0.6" or fraction is None or not fraction > 0:
-        return
-    if dataset in ("cifar10", "cifar100", "stl10"):
-        what, mend = f"the arrays of {dataset}", "data.dataset=custom with a folder of image files"
-    elif kind_of(data) == "h5":
-        what, mend = "an H5 file", "data.format=image_folder with a folder of image files"
-    else:
-        return
-    raise DataError(
-        f"data.fraction={fraction}: solo-learn 1.0.6 takes a share of image files alone, not of {what}. Leave data.fraction out, "
-        f"or set {mend}."
-    )
+    h5, dataset, fraction = kind_of(data) == "h5", data.get("dataset"), data.get("fraction", -1)
+    arrays = dataset in ("cifar10", "cifar100", "stl10")
+    if generation != "1.0.6":
+        if h5 and not arrays:
+            raise DataError(
+                "data.format='h5': H5 files came with solo-learn 1.0.6. Install it (docs/hosts.md), or set "
+                "data.format=image_folder with a folder of image files."
+            )
+    elif fraction > 0 and (h5 or arrays):
+        what, mend = (f"the arrays of {dataset}", "data.dataset=custom") if arrays else ("an H5 file", "data.format=image_folder")
+        raise DataError(
+            f"data.fraction={fraction}: solo-learn 1.0.6 takes a share of image files alone, not of {what}. Leave data.fraction "
+            f"out, or set {mend} with a folder of image files."
+        )
 
 
 def check_validation_folder(recipe: DictConfig) -> None:

@@ -17,7 +17,7 @@ import solo_gps
 from solo_gps.commands import cli
 from solo_gps.embeddings import embed
 from solo_gps.errors import DataError
-from solo_gps.hosts.data_folder import EXTENSIONS, check_data_folder, check_fraction
+from solo_gps.hosts.data_folder import EXTENSIONS, check_can_read, check_data_folder
 from solo_gps.hosts.detect import detect_host
 from solo_gps.hosts.h5 import wrong_with_h5
 from solo_gps.hosts.images import host_images
@@ -406,7 +406,7 @@ def test_a_fraction_that_solo_learn_cannot_take_is_one_line_before_any_work(data
 
 
 def test_solo_learn_itself_still_fails_on_such_a_fraction(h5):
-    """Where it does no more, `check_fraction` can go."""
+    """Where it does no more, `check_can_read` can go."""
     data = {"train_path": str(h5), "no_labels": False, "fraction": 0.5}
     with pytest.raises(AttributeError, match="samples"):
         HOST.build_train_set({**data, **H5}, None)
@@ -422,8 +422,18 @@ def test_a_command_says_it_too(h5, capsys):
 @pytest.mark.parametrize("data", [{"dataset": "imagenet"}, {"format": "h5"}, {"no_labels": True}, {"dataset": "cifar10"}])
 def test_a_fraction_that_can_be_taken_is_not_refused(data):
     """Image files, also where solo-learn does not read data.format; and whatever it is on 1.0.2, where the adapter takes it."""
-    check_fraction({"dataset": "custom", "fraction": 0.5, **data}, "1.0.2" if data == {"dataset": "cifar10"} else "1.0.6")
-    check_fraction({**H5, "fraction": -1}, "1.0.6")
+    check_can_read({"dataset": "custom", "fraction": 0.5, **data}, "1.0.2" if data == {"dataset": "cifar10"} else "1.0.6")
+    check_can_read({**H5, "fraction": -1}, "1.0.6")
+
+
+@pytest.mark.skipif(HOST.generation != "1.0.2", reason="1.0.6 reads them")
+def test_an_h5_file_on_1_0_2_is_refused_as_such_not_for_want_of_h5py(recipe, tmp_path, capsys):
+    file = tmp_path / "images.h5"
+    file.write_bytes(b"not looked at")
+    with pytest.raises(DataError, match=r"H5 files came with solo-learn 1\.0\.6"):
+        solo_gps.activate(recipe(sampler={"gps": {"k": 3}}, data={**H5, "train_path": str(file)})).__enter__()
+    assert cli.main(["cache", "build", str(file)]) == 1
+    assert "H5 files came with solo-learn 1.0.6" in capsys.readouterr().err
 
 
 def test_c5_what_solo_learn_reads_is_not_refused(digits, recipe, tmp_path):
