@@ -24,7 +24,7 @@ from solo_gps.errors import ConfigError, SoloGpsError, UnexpectedError, of_host,
 
 log = logging.getLogger(__name__)
 
-NODES = ("sampler", "prior", "search", "refresh", "images")
+NODES = ("sampler", "prior", "search", "refresh", "images", "watch")
 """Top-level keys of a recipe that are ours."""
 SHAPE = ("method", "backbone", "augmentations")
 """Keys by which a pretraining recipe is known, at the top or in a group, where the program has not imported solo-learn yet."""

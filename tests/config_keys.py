@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from solo_gps.guide.check import make_samplers
 from solo_gps.guide.refresh_config import RefreshConfig
+from solo_gps.guide.watch_config import WatchConfig
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.neighbours.config import SearchConfig
 from solo_gps.plugins import registered
@@ -99,7 +100,13 @@ def table(of: str) -> str:
     """Returns the rows of one table: ``refresh``, ``search``, ``prior``, ``each prior`` or ``sampler NAME``."""
     if of == "each prior":
         return _table_of_priors()
-    shared = {"refresh": RefreshConfig, "search": SearchConfig, "prior": PriorConfig, "images": ImagesConfig}
+    shared = {
+        "refresh": RefreshConfig,
+        "search": SearchConfig,
+        "prior": PriorConfig,
+        "images": ImagesConfig,
+        "watch": WatchConfig,
+    }
     schema = shared[of] if of in shared else sampler_config(of.removeprefix("sampler "))
     lines = ["| key | type | default | |", "|---|---|---|---|", *(key.row() for key in keys(schema))]
     return "\n".join(lines) + "\n"

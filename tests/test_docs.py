@@ -46,7 +46,7 @@ def test_python_blocks_compile(page):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_groups_that_are_typed_exist(page):
     text = page.read_text()
-    for group in ("sampler", "prior", "search", "refresh", "images"):
+    for group in ("sampler", "prior", "search", "refresh", "images", "watch"):
         known = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")} | EXAMPLES
         for typed in re.findall(rf"\+{group}=(\[[\w,]+\]|\w+)", text):
             assert set(typed.strip("[]").split(",")) <= known, typed
@@ -58,7 +58,7 @@ def test_sampler_keys_that_are_typed_exist(page):
         assert key in defaults(sampler_config(sampler)), f"sampler.{sampler}.{key}"
 
 
-TOLD = ["prior", "each prior", "search", "refresh", "images", *(f"sampler {name}" for name in register_samplers())]
+TOLD = ["prior", "each prior", "search", "refresh", "images", "watch", *(f"sampler {name}" for name in register_samplers())]
 
 
 @pytest.mark.parametrize("of", TOLD)

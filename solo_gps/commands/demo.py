@@ -97,7 +97,7 @@ def _train_and_judge(name: str, overrides: list[str], train: Path, test: Path, p
     cfg = compose_recipe(RECIPE, overrides)
     with activate(cfg) as run:
         trained = pretrain(cfg)
-        diagnostics = run.measures()
+        diagnostics = run.measures(trained.trainer.current_epoch)
         drawn = _draw_gallery(run, picture) if run.pairing.tables else None
         cache = run.pairing.space.embeddings.folder if run.pairing.space else None
     backbone = getattr(trained.model, trained.host.backbone_name)

@@ -28,19 +28,25 @@ def gallery(
     *,
     title: str = "anchor | positives",
 ) -> Path:
-    """Writes a PNG: one row an anchor, first the anchor, then its positives.
+    """Writes a PNG of :func:`draw_gallery`, in a folder that is made, and returns its path."""
+    with whole_file(path) as unfinished:
+        draw_gallery(images, anchors, positives, title=title).save(unfinished, format="PNG")
+    return path
 
-    A positive's frame is green when it has the anchor's label, red when it has another, grey when a label is unknown.
+
+def draw_gallery(
+    images: ImageSet, anchors: Sequence[int], positives: NDArray[np.integer], *, title: str = "anchor | positives"
+) -> Image.Image:
+    """Draws one row an anchor: first the anchor, then its positives.
+
+    A positive's frame is green when it has the anchor's label, red and crossed at a corner when it has another, grey when a
+    label is unknown.
 
     Args:
         images: The N raw images.
         anchors: R image indices.
         positives: (R, P) image indices, -1 for none.
-        path: File to write; its folder is made.
         title: Line above the rows.
-
-    Returns:
-        ``path``.
     """
     rows, columns = positives.shape
     cell = TILE + 2 * MARGIN
@@ -52,9 +58,7 @@ def gallery(
         for column, positive in enumerate(positives[row]):
             if positive >= 0:
                 _tile(sheet, draw, images, int(positive), (column + 1, row), _frame(images, anchor, positive))
-    with whole_file(path) as unfinished:
-        sheet.save(unfinished, format="PNG")
-    return path
+    return sheet
 
 
 def draw_exhibits(exhibits: Sequence[Exhibit], images: ImageSet) -> list[Path]:
@@ -89,6 +93,11 @@ def _tile(
     tile = images.image(index).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
     draw.rectangle((left - 3, top - 3, left + TILE + 2, top + TILE + 2), fill=colour)
     sheet.paste(tile, (left, top))
+    if colour == OTHER:  # for those who do not tell the colours apart
+        right = left + TILE
+        draw.rectangle((right - 13, top, right, top + 13), fill=colour)
+        draw.line((right - 10, top + 3, right - 3, top + 10), fill="white", width=2)
+        draw.line((right - 3, top + 3, right - 10, top + 10), fill="white", width=2)
 
 
 def _frame(images: ImageSet, anchor: int, positive: int) -> tuple[int, int, int]:

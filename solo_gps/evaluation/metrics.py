@@ -73,6 +73,40 @@ def table_change(before: NeighbourTable | None, after: NeighbourTable, labels: N
     return values
 
 
+def pair_spread(anchors: NDArray[np.integer], positives: NDArray[np.integer], images: int) -> tuple[float, float]:
+    """Measures how evenly an epoch's positives are spread over the images.
+
+    Args:
+        anchors: (M,) image indices.
+        positives: (M,) image indices; those that are the anchor's own do not count.
+        images: Number of images N.
+
+    Returns:
+        Share of the N images that are somebody's positive; and the share of all positives that the hubs are, the one image in a
+        hundred (at least one) that are positives most often (``nan`` where there is no positive).
+    """
+    often = np.bincount(positives[anchors != positives], minlength=images)
+    hubs = np.partition(often, images - max(1, images // 100))[images - max(1, images // 100) :]
+    return float((often > 0).mean()), float(hubs.sum() / often.sum()) if often.any() else float("nan")
+
+
+def pair_distances(table: NeighbourTable, anchors: NDArray[np.integer], positives: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Returns the (M,) distances of pairs as a table has them, ``nan`` for those that it does not hold.
+
+    Args:
+        table: Neighbours of N images.
+        anchors: (M,) image indices.
+        positives: (M,) image indices.
+    """
+    distances = np.full(len(anchors), np.nan, np.float32)
+    for start in range(0, len(anchors) if table.indices.shape[1] else 0, BLOCK):
+        rows = anchors[start : start + BLOCK]
+        found = table.indices[rows] == positives[start : start + BLOCK, None]
+        there, place = found.any(axis=1), found.argmax(axis=1)
+        distances[start : start + BLOCK][there] = table.distances[rows[there], place[there]]
+    return distances
+
+
 def knn_accuracy(
     train: NDArray[np.floating],
     train_labels: NDArray[np.integer],

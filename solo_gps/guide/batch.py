@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solo_gps.evaluation.metrics import pair_purity
 from solo_gps.guide.dataset import GuidedDataset
 from solo_gps.interfaces import ShownCrops
 
@@ -32,11 +31,3 @@ def shown_crops(
     classes = [targets, *(targets if labels is None else torch.from_numpy(labels)[one].to(targets) for one in positives)]
     images = [one.to(targets.device) for one in (anchors, *positives)]
     return images[0], ShownCrops(images=tuple(images[which] for which in crops), targets=tuple(classes[which] for which in crops))
-
-
-def share_and_purity(dataset: GuidedDataset, labels: NDArray[np.int64] | None) -> dict[str, float]:
-    """Returns the share of an epoch's positives that are another image and, where labels exist, of those with its label."""
-    unknown = np.full(len(dataset.images), -1) if labels is None else labels
-    anchors, *positives = dataset.rows(np.arange(len(dataset)))
-    share, purity = pair_purity(np.tile(anchors, len(positives)), np.concatenate(positives), unknown)
-    return {"guided_share": share} | ({} if np.isnan(purity) else {"guided_purity": purity})

@@ -12,6 +12,7 @@ from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, RefusedMethodError, UnknownNameError
 from solo_gps.guide.crops import check_crops, key_of
 from solo_gps.guide.refresh_config import RefreshConfig, parse_refresh
+from solo_gps.guide.watch_config import WatchConfig, parse_watch
 from solo_gps.hosts.dali import INSTEAD, check_dali, check_dali_runs
 from solo_gps.hosts.data_folder import check_can_read, check_data_folder, check_validation_folder, reads_by_dali
 from solo_gps.hosts.decode import ImagesConfig
@@ -25,7 +26,7 @@ from solo_gps.priors.config import PriorConfig
 from solo_gps.samplers.base import Sampler
 
 _STRANGERS = "Where the key sampler means something else in this program, give it another name."
-NEED_A_SAMPLER = ("prior", "search", "refresh", "images")
+NEED_A_SAMPLER = ("prior", "search", "refresh", "images", "watch")
 DEFAULT_SEED = 5  # solo-learn's own when a recipe names none
 
 
@@ -39,6 +40,7 @@ class Asked:
         search: The search's keys.
         refresh: When the network being trained becomes the prior; ``None`` for never.
         images: What becomes of images with more than 8 bits, and whether each is decoded once.
+        watch: What the loggers show of the pairs.
     """
 
     samplers: dict[str, Sampler]
@@ -46,6 +48,7 @@ class Asked:
     search: SearchConfig
     refresh: RefreshConfig | None
     images: ImagesConfig
+    watch: WatchConfig
 
 
 def read_recipe(recipe: DictConfig) -> Asked:
@@ -58,9 +61,10 @@ def read_recipe(recipe: DictConfig) -> Asked:
     """
     samplers = make_samplers(recipe)
     if not samplers:  # a plain run, of whatever program: nothing of ours is read
-        return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None, images=ImagesConfig())
+        return Asked(samplers={}, prior=None, search=SearchConfig(), refresh=None, images=ImagesConfig(), watch=WatchConfig())
     prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh, images = parse_refresh(recipe, samplers), parse_images(node_of(recipe, "images"))
+    watch = parse_watch(node_of(recipe, "watch"))
     if reads_by_dali(recipe):
         check_dali(recipe)
         _check_dali_guided(samplers, images)
@@ -73,7 +77,7 @@ def read_recipe(recipe: DictConfig) -> Asked:
         sampler.check_prior(prior)
     for sampler in samplers.values():
         sampler.check_search(search)
-    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images)
+    return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images, watch=watch)
 
 
 def _check_dali_guided(samplers: Mapping[str, Sampler], images: ImagesConfig) -> None:
@@ -202,6 +206,7 @@ def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:
         "search": now.search == asked.search,
         "refresh": now.refresh == asked.refresh,
         "images": now.images == asked.images,
+        "watch": now.watch == asked.watch,
         "method": recipe.get("method") == method,
     }
     changed = [key for key, is_same in same.items() if not is_same]

@@ -71,8 +71,8 @@ class Receipt:
 
 def write_receipt(
     folder: Path | None, record: Mapping[str, Any], counts: Mapping[str, int], facts: Mapping[str, Any], by_pairs: bool
-) -> None:
-    """Logs the receipt and, where there is a folder for it, writes it as JSON.
+) -> dict[str, Any]:
+    """Logs the receipt and, where there is a folder for it, writes it as JSON; returns it.
 
     Args:
         folder: Folder of the checkpoint; ``None`` when the run leaves nothing on disk.
@@ -94,6 +94,7 @@ def write_receipt(
         write_text(path, json.dumps(receipt, indent=1) + "\n")
     log.info("receipt: %s", "; ".join(_shown(receipt)))
     log.info("receipt: by %s", "; ".join(_means(receipt)) + ("" if path is None else f"; all of it in {path}"))
+    return receipt
 
 
 def _share(part: int, whole: int) -> float | None:

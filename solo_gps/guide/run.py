@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop, Compose
@@ -19,7 +20,7 @@ from solo_gps.embeddings.digests import same_listing
 from solo_gps.errors import HostError, our_part
 from solo_gps.evaluation.metrics import table_purity
 from solo_gps.guide.apart import apart
-from solo_gps.guide.batch import share_and_purity, shown_crops
+from solo_gps.guide.batch import shown_crops
 from solo_gps.guide.check import Asked, check_unchanged
 from solo_gps.guide.crops import key_of, kinds_of_crops, recipe_of_positive
 from solo_gps.guide.dataset import GuidedDataset, GuidedLoader, HostItems, Pipeline, crop_pipelines, guided_dataset
@@ -28,11 +29,12 @@ from solo_gps.guide.pairing import Pairing, plain_pairs
 from solo_gps.guide.receipt import Receipt, receipt_folder, write_receipt
 from solo_gps.guide.record import KEY, record_of, run_suffix, table_digest, write_into
 from solo_gps.guide.refresh import Refresh
+from solo_gps.guide.watch import Watch
 from solo_gps.hosts.dali import Shown, check_reads
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
 from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
-from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
+from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, ShownCrops, name_of
 from solo_gps.methods import crops_from_positive, facts_of
 from solo_gps.plugins import wrapped
 
@@ -66,6 +68,7 @@ class GuidedRun:
         self.pairing = Pairing(self.cfg, self.samplers, refresh)
         self.record = record_of(asked, host.generation)
         self.receipt = Receipt()
+        self._watch = Watch(asked.watch, self.record["seed"] or 0)
         self.fit = Fit(self.pairing, self.receipt, self.record, f"{host.loader_module.__name__}.prepare_dataloader")
         self._suffix = run_suffix(asked) if asked.samplers else ""
         self._recipe: DictConfig | None = None
@@ -279,10 +282,18 @@ class GuidedRun:
         anchors, shown = shown_crops(self.dataset, labels, rows, targets, self.dataset.from_positive[:num_crops])
         return items if facts_of(self.cfg.method).remembers_items else anchors, shown
 
-    def measures(self) -> dict[str, float]:
+    def measures(self, epoch: int) -> dict[str, float]:
         """Returns what is logged of an epoch: its pairs, and what the latest refresh changed."""
-        pairs = {} if self.dataset is None else share_and_purity(self.dataset, self.pairing.labels)
-        return pairs | self.pairing.take_changes()
+        changes = self.pairing.take_changes()
+        return changes if self.dataset is None else self._watch.numbers(*self._watched(self.dataset), epoch) | changes
+
+    def show(self, trainer: Any) -> None:
+        """Gives the loggers pictures of the pairs of the epoch that ends, where it has its turn."""
+        if self.dataset is not None:
+            self._watch.show(trainer, *self._watched(self.dataset), trainer.current_epoch)
+
+    def _watched(self, dataset: GuidedDataset) -> tuple[GuidedDataset, dict[str, NeighbourTable], NDArray[np.int64] | None]:
+        return dataset, self.pairing.tables, self.pairing.labels
 
     def check_step(self, method: Any, *, described: bool) -> None:
         """Looks at each training step: hooks that a subclass or a program leaves out would train plainly.
@@ -307,7 +318,7 @@ class GuidedRun:
             )
 
     def end_training(self, trainer: Any, method: Any, error: BaseException | None = None) -> None:
-        """Writes the receipt.
+        """Writes the receipt, and the page of a training that has finished.
 
         Args:
             trainer: The trainer that has finished, or failed.
@@ -339,7 +350,11 @@ class GuidedRun:
             else {name: table_purity(table, labels) for name, table in self.pairing.tables.items()},
         }
         tables = {name: table_digest(table) for name, table in self.pairing.tables.items()}
-        write_receipt(folder, {**self.record, "tables": tables}, counts, facts, by_pairs=self.dataset is not None)
+        receipt = write_receipt(folder, {**self.record, "tables": tables}, counts, facts, by_pairs=self.dataset is not None)
+        if error is None and folder is not None and self.dataset is not None:
+            page = self._watch.write_page(folder, receipt, *self._watched(self.dataset))
+            if page is not None:
+                log.info("report: %s", page)
 
     def _unreadable(self) -> list[str]:
         if self.dataset is None or self.dataset.unreadable is None:

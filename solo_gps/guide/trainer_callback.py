@@ -9,6 +9,8 @@ from solo_gps.errors import our_part
 if TYPE_CHECKING:
     from solo_gps.guide.run import GuidedRun
 
+ON_THE_BAR = ("guided_purity",)
+
 
 def trainer_callback(run: GuidedRun) -> Any:
     """Returns the callback of a switched-on plugin, of the Lightning that its host uses.
@@ -44,9 +46,13 @@ class _GuidedPositives:
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Not at its start: the epoch's pairs are drawn after that, when its iterator is made.
         with our_part("measuring the pairs of an epoch"):
-            values = self._run.measures()
-        if values:
-            pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
+            values = self._run.measures(trainer.current_epoch)
+        purity = {name: values.pop(name) for name in ON_THE_BAR if name in values}
+        for some, on_the_bar in ((purity, True), (values, False)):
+            if some:
+                pl_module.log_dict(some, on_step=False, on_epoch=True, prog_bar=on_the_bar, sync_dist=True)
+        with our_part("showing the pairs of an epoch"):
+            self._run.show(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         with our_part("writing the receipt"):
