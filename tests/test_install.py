@@ -92,6 +92,7 @@ def test_no_test_or_config_folder_lands_beside_other_packages(installed):
             "hydra_plugins",
             "mirror_positives",
         }
+        assert (site / "solo_gps" / "report" / "page.html.jinja").is_file()
 
 
 @pytest.mark.host

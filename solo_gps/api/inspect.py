@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from solo_gps.api.images import image_set
@@ -15,11 +16,41 @@ from solo_gps.hosts.decode import Scaling
 from solo_gps.interfaces import ImageSet
 from solo_gps.neighbours.choose import resolve_search
 from solo_gps.priors import DEFAULT_ENCODER
-from solo_gps.report.inspection import Inspection
+from solo_gps.report.findings import Findings
+from solo_gps.report.page import write_page
 from solo_gps.samplers.space import PriorSpace
 
 MOST_PRIORS = 12
 """Side by side: the page has room for no more."""
+
+
+class Inspection(Findings):
+    """What priors know of N images. Made by :func:`inspect`.
+
+    Attributes:
+        images: The N raw images.
+        classes: A name for each known class; empty where labels say nothing.
+        numbers: What each prior says of the images, by its name.
+        tables: The neighbours that the numbers are of, by the prior's name.
+        agreement: Share of the 10 nearest that two priors have in common, by their names; 10 / (N - 1) is that of chance.
+    """
+
+    def save(self, folder: str | Path, *, place: str = "these images", command: str = "") -> Path:
+        """Writes the inspection as one page, ``report.html``, with its pictures as SVG files beside it.
+
+        Args:
+            folder: Folder to write to; it is made.
+            place: What the images are called in the title.
+            command: What to type to see the same.
+
+        Returns:
+            The page.
+
+        Raises:
+            ConfigError: matplotlib or jinja2 is missing (``pip install 'solo-gps[report]'``).
+            SoloGpsError: An image that it shows cannot be read.
+        """
+        return write_page(self, Path(folder), place=place, command=command)
 
 
 def inspect(

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["pretrain"]:
             return _pretrain(arguments[1:])
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(arguments, argparse.Namespace(typed=arguments))
         run: Callable[[argparse.Namespace], int] = options.run
         with our_part(f"running {' '.join(arguments[:2])}"):
             return run(options)

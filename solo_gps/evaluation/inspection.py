@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Transpose
 
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, printable
 from solo_gps.evaluation import neighbourhood as look
 from solo_gps.evaluation.metrics import table_change
 from solo_gps.interfaces import ImageSet, NeighbourTable, StoredImages
@@ -289,7 +289,7 @@ def class_names(images: ImageSet) -> dict[int, str]:
             if names
             else set()
         )
-        found[label] = folders.pop() if len(folders) == 1 and "" not in folders else f"class {label}"
+        found[label] = printable(folders.pop()) if len(folders) == 1 and "" not in folders else f"class {label}"
     return found
 
 

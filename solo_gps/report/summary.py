@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from solo_gps.evaluation.advice import percent
 from solo_gps.evaluation.inspection import PriorNumbers
-from solo_gps.report.inspection import Inspection
+from solo_gps.report.findings import Findings
 
 WORST = 5
 """Classes that the terminal shows; the page has all."""
 
 
-def summary(place: str, seen: Inspection) -> Iterator[str]:
+def summary(place: str, seen: Findings) -> Iterator[str]:
     """The lines of the terminal."""
     classes = f", {len(seen.classes):,} classes" if seen.classes else ", no labels to judge by"
     yield f"{place}: {len(seen.images):,} images{classes}"
@@ -34,7 +34,7 @@ def summary(place: str, seen: Inspection) -> Iterator[str]:
         yield f"\n{one} and {other} share {percent(share)} of their nearest neighbours ({percent(chance)} by chance)"
 
 
-def table(seen: Inspection) -> list[list[str]]:
+def table(seen: Findings) -> list[list[str]]:
     """What each prior says, a column each; rows that no prior fills are left out."""
     columns = list(seen.numbers.values())
     rows = [[what, *(show(numbers) for numbers in columns)] for what, show in _rows(columns[0])]

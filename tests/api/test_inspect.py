@@ -11,10 +11,10 @@ from image_sets import digits_pixels
 from sklearn.datasets import load_digits
 
 import solo_gps
+from solo_gps.api.inspect import Inspection
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours.filters.graph import hubness, in_degree
-from solo_gps.report.inspection import Inspection
 
 PIXELS, LABELS = digits_pixels(150), load_digits().target[:150]
 ROWS = np.random.default_rng(1).normal(size=(150, 8)).astype(np.float32)

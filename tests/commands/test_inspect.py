@@ -24,9 +24,13 @@ def flat(digits, tmp_path):
 @pytest.mark.host
 def test_two_priors_of_a_labelled_folder(digits, tmp_path, capsys):
     file = tmp_path / "numbers.json"
-    words = [*PIXELS, "--prior", "pca", "dimensions=4", "image_size=8", "--json", str(file)]
+    words = [*PIXELS, "--prior", "pca", "dimensions=4", "image_size=8", "--json", str(file), "--out", str(tmp_path / "a b")]
     assert main(["inspect", str(digits / "train"), *words]) == 0
     out = capsys.readouterr().out
+    page = tmp_path / "a b" / "report.html"
+    assert out.endswith(f"\npage: {page}\n")
+    assert f"solo-gps inspect {digits / 'train'} --prior pixels image_size=8 --prior pca" in page.read_text()
+    assert (page.parent / "purity.svg").is_file()
     seen = json.loads(file.read_text())
     assert f"{digits / 'train'}: 48 images, 4 classes\n" in out
     assert "pixels image_size=8  pca dimensions=4 image_size=8" in out
@@ -42,8 +46,10 @@ def test_two_priors_of_a_labelled_folder(digits, tmp_path, capsys):
 
 
 @pytest.mark.host
-def test_a_flat_folder_has_no_purity(flat, capsys):
-    assert main(["inspect", str(flat), "--flat", *PIXELS]) == 0
+def test_a_flat_folder_has_no_purity(flat, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", str(flat), "--flat", *PIXELS, "--no-page"]) == 0
+    assert not (tmp_path / "runs").exists()
     out = capsys.readouterr().out
     assert "48 images, no labels to judge by" in out
     assert "purity" not in out
@@ -59,6 +65,8 @@ def test_a_flat_folder_has_no_purity(flat, capsys):
         (["--prior", "pixels", "image_size"], "wanted KEY=VALUE"),
         (["--fraction", "2"], "wanted a share between 0 and 1"),
         (["--scale", "owm"], "owm"),
+        (["--out", "/dev/null/page"], "--out='/dev/null/page': /dev/null is no folder"),
+        (["--json", "/dev/null/file.json", "--no-page"], "--json='/dev/null': /dev/null is no folder"),
     ],
 )
 def test_a_mistake_is_one_line(words, says, digits, capsys, own_cache):

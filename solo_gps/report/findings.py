@@ -19,8 +19,8 @@ from solo_gps.interfaces import ImageSet, NeighbourTable
 from solo_gps.version import __version__
 
 
-class Inspection:
-    """What priors know of N images. Made by :func:`inspect`.
+class Findings:
+    """What priors know of N images. The base of what :func:`solo_gps.inspect` returns.
 
     Attributes:
         images: The N raw images.
