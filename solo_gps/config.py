@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import json
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,6 +86,58 @@ def numbers_of(value: Any, key: str) -> Iterator[tuple[str, float]]:
             yield from numbers_of(below, f"{key}[{place}]")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield key, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key of a group, for the user.
+
+    Attributes:
+        name: As it is typed.
+        type: In words.
+        default: As it would be typed.
+        sentence: What it means.
+    """
+
+    name: str
+    type: str
+    default: str
+    sentence: str
+
+
+def described(schema: type) -> list[Key]:
+    """Returns the keys of a group's dataclass, those that it inherits included, each with the text below its field."""
+    sentences = _sentences(schema)
+    return [
+        Key(
+            name=field.name,
+            type=_in_words(str(field.type)),
+            default=_as_typed(field.default if field.default_factory is dataclasses.MISSING else field.default_factory()),
+            sentence=sentences.get(field.name, ""),
+        )
+        for field in dataclasses.fields(schema)
+    ]
+
+
+def _in_words(annotation: str) -> str:
+    words = annotation.replace(" | None", " or null").replace("dict[str, Any]", "mapping")
+    return re.sub(r"list\[(\w+)\]", r"list of \1", words)
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _sentences(schema: type) -> dict[str, str]:
+    """Field name to the text below it, in the class itself or in the nearest that it derives from."""
+    found: dict[str, str] = {}
+    for cls in reversed([cls for cls in schema.__mro__ if dataclasses.is_dataclass(cls)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(below.value.value).split()).replace("``", "`")
+    return found
 
 
 def parse(node: object, schema: type[T], where: str) -> T:

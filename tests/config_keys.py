@@ -5,19 +5,15 @@ python tests/config_keys.py    # writes the tables of keys in docs/ anew, betwee
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import json
 import re
-import textwrap
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from solo_gps.config import Key, described
 from solo_gps.guide.check import make_samplers
 from solo_gps.guide.refresh_config import RefreshConfig
 from solo_gps.guide.watch_config import WatchConfig
@@ -44,51 +40,10 @@ def defaults(schema: type) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
-    name: str
-    type: str
-    default: str
-    sentence: str
-
-    def row(self) -> str:
-        return f"| `{self.name}` | {self.type} | {self.default} | {self.sentence} |"
-
-
-def keys(schema: type) -> list[Key]:
-    """Returns the keys of a group's dataclass, those that it inherits included, in their order."""
-    sentences, values = _sentences(schema), defaults(schema)
-    return [
-        Key(
-            field.name,
-            re.sub(
-                r"list\[(\w+)\]",
-                r"list of \1",
-                str(field.type).replace(" | None", " or null").replace("dict[str, Any]", "mapping"),
-            ),
-            _as_typed(values[field.name]),
-            sentences[field.name],
-        )
-        for field in dataclasses.fields(schema)
-    ]
-
-
-def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-@cache
-def _sentences(schema: type) -> dict[str, str]:
-    """Field name to the text below it, in the class itself or in the nearest that it derives from."""
-    found: dict[str, str] = {}
-    for cls in reversed([cls for cls in schema.__mro__ if dataclasses.is_dataclass(cls)]):
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, below in zip(tree.body, tree.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                text = " ".join(str(below.value.value).split())
-                found[ast.unparse(field.target)] = text.replace("``", "`").replace("|", r"\|")
-    return found
+def row(key: Key) -> str:
+    """Returns a line of a table."""
+    sentence = key.sentence.replace("|", r"\|")
+    return f"| `{key.name}` | {key.type} | {key.default} | {sentence} |"
 
 
 def sampler_config(name: str) -> type:
@@ -108,19 +63,19 @@ def table(of: str) -> str:
         "watch": WatchConfig,
     }
     schema = shared[of] if of in shared else sampler_config(of.removeprefix("sampler "))
-    lines = ["| key | type | default | |", "|---|---|---|---|", *(key.row() for key in keys(schema))]
+    lines = ["| key | type | default | |", "|---|---|---|---|", *(row(key) for key in described(schema))]
     return "\n".join(lines) + "\n"
 
 
 def _table_of_priors() -> str:
     """What a prior has beside the shared keys, or has another default for; a key that several share is one row."""
-    shared, rows = set(keys(PriorConfig)), {}
+    shared, rows = set(described(PriorConfig)), {}
     for name, encoder in registered("register_encoders").items():
-        for key in keys(encoder.config_class):
+        for key in described(encoder.config_class):
             if key not in shared and key.name != "name":
                 rows.setdefault(key, []).append(f"`{name}`")
     lines = ["| prior | key | type | default | |", "|---|---|---|---|---|"]
-    lines += [f"| {', '.join(names)} {key.row()}" for key, names in rows.items()]
+    lines += [f"| {', '.join(names)} {row(key)}" for key, names in rows.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solo_gps.api.images import image_set
+from solo_gps.api.images import image_set, some_of
+from solo_gps.api.priors import prior_node
 from solo_gps.config import parse
 from solo_gps.embeddings.others import embed_others, has_views
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
@@ -116,7 +117,7 @@ def _rows(
             node = untrained_prior(row.node, config.seed, folder)
             untrained[alike] = _Asked(name=f"{name} ({number + 1})" if number else name, kind="untrained", node=node)
     for prior in priors:
-        node = {"name": prior} if isinstance(prior, str) else dict(prior)
+        node = prior_node(prior) or {}
         said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", "cache_dir"))
         row = _Asked(name=f"prior {node.get('name')} {said}".strip(), kind="prior", node=node)
         parse_prior(node)
@@ -194,7 +195,7 @@ def _features(row: _Asked, test: _Labelled, train: _Labelled | None, config: Sco
     fitted_on = test if train is None else train
     views = None
     if "geometry" in config.metrics and has_views(row.node):
-        some = _Some(test.images, np.linspace(0, len(test.images) - 1, min(VIEWED, len(test.images))).astype(int))
+        some = some_of(test.images, VIEWED)
         views = embed_others(some, row.node, fitted_on.images, views=2, seed=config.seed)
     if train is None:
         return Features(test=embed(test.images, row.node).array, test_labels=test.labels, views=views)
@@ -205,21 +206,3 @@ def _features(row: _Asked, test: _Labelled, train: _Labelled | None, config: Sco
         test_labels=test.labels,
         views=views,
     )
-
-
-class _Some:
-    """Some of the images."""
-
-    labels = None
-
-    def __init__(self, images: ImageSet, indices: NDArray[np.integer]) -> None:
-        self._images, self._indices = images, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def image(self, index: int) -> Any:
-        return self._images.image(int(self._indices[index]))
-
-    def content(self) -> Iterator[bytes]:
-        raise NotImplementedError  # views are never cached

@@ -105,6 +105,23 @@ class ItemImages:
             yield f"{image.size}".encode() + image.tobytes()
 
 
+def some_of(images: ImageSet, most: int) -> ImageSet:
+    """Returns at most so many of the images, evenly spaced, without their labels."""
+    chosen = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
+    return ItemImages(_Some(images, chosen), None, Scaling())
+
+
+class _Some:
+    def __init__(self, images: ImageSet, chosen: NDArray[np.integer]) -> None:
+        self._images, self._chosen = images, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self._images.image(int(self._chosen[index]))
+
+
 def _picture(array: Any) -> Image.Image:
     """An (H, W) or (H, W, C) array as a picture; a tensor has its channels first, and is none.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError
+from solo_gps.errors import ConfigError, printable
 from solo_gps.hosts.decode import Scaling
 
 
@@ -36,10 +36,12 @@ def add_cache_commands(parser: argparse.ArgumentParser) -> None:
     add_scale_option(build)
     build.add_argument("--k", type=int, default=None, help="also find this many neighbours of every image")
     build.set_defaults(run=_build)
-    listed = commands.add_parser("list", help="sizes and ages", epilog="example: solo-gps cache list")
+    listed = commands.add_parser(
+        "list", help="model, sizes, ages, tables, and where the images lay", epilog="example: solo-gps cache list"
+    )
     listed.set_defaults(run=_list)
     for name, run, text in (
-        ("show", _show, "what a cache holds: its manifest"),
+        ("show", _show, "what a cache holds: its manifest, its tables, and where its images were last seen"),
         ("verify", _verify, "read every byte and compare it with the manifest"),
         ("remove", _remove, "remove one cache"),
     ):
@@ -116,25 +118,28 @@ def decoding(options: argparse.Namespace) -> Scaling:
 def _list(options: argparse.Namespace) -> int:
     from solo_gps.embeddings import list_caches
 
-    rows = [("fingerprint", "status", "prior", "images", "D", "type", "size", "age", "last used")]
+    rows = [("fingerprint", "status", "prior", "model", "images", "D", "type", "tables", "size", "age", "last used", "images in")]
     rows += [
         (
             info.fingerprint[:12],
             info.status,
             info.prior or "-",
+            info.model or "-",
             "-" if info.images is None else f"{info.images:,}",
             "-" if info.dimensions is None else str(info.dimensions),
             info.dtype or "-",
+            str(len(info.tables)),
             f"{info.size / 2**20:,.1f} MiB",
             _span(info.age),
             _span(info.idle),
+            printable(info.place or "-"),
         )
         for info in list_caches(options.cache_dir)
     ]
     if len(rows) == 1:
         print("no caches")
         return 0
-    _print_rows(rows)
+    print_rows(rows)
     return 0
 
 
@@ -163,7 +168,8 @@ def _remove(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of cells in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""The command `solo-gps`: pretrain, demo, evaluate, cache, inspect, sepp, data, doctor."""
+"""The command `solo-gps`: pretrain, demo, evaluate, cache, inspect, prior, sepp, data, doctor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from solo_gps.commands.cache import add_cache_commands
 from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.evaluate import add_evaluate
 from solo_gps.commands.inspect import add_inspect_options
+from solo_gps.commands.prior import add_prior_commands
 from solo_gps.commands.sepp import add_sepp_commands
 from solo_gps.errors import SoloGpsError, our_part
 from solo_gps.version import __version__
@@ -84,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: solo-gps inspect data/train --prior patches --prior timm model=vit_small_patch14_dinov2",
     )
     add_inspect_options(inspect)
+    prior = commands.add_parser(
+        "prior", help="the priors that there are, their keys, and what each costs", epilog="example: solo-gps prior list"
+    )
+    add_prior_commands(prior)
     sepp = commands.add_parser(
         "sepp", help="choose the thresholds of semantic pairs for a prior", epilog="example: solo-gps sepp sweep data/train"
     )

@@ -40,6 +40,7 @@ from solo_gps.embeddings.store import (
     cache_root,
     make_root,
     read_manifest,
+    remember_place,
 )
 from solo_gps.errors import CacheError, ConfigError, DataError, UnreadableImageError, first_line
 from solo_gps.interfaces import ImageSet, StoredImages
@@ -172,6 +173,7 @@ def _mapped(images: Decodable, root: Path, skip: bool) -> tuple[Pixels, str, boo
             if built := not os.path.lexists(folder):
                 _build_folder(images, folder, digests, skip)
     places, pixels = open_decoded(folder, len(images))
+    remember_place(folder, getattr(images, "place", None))
     return Pixels(places, pixels, digests), f"in {folder}", built
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -11,7 +12,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from solo_gps.embeddings.store import DECODED, NAME, PARTIAL, build_lock, cache_folders, cache_root, open_cache, read_manifest
+from solo_gps.embeddings.store import (
+    DECODED,
+    NAME,
+    PARTIAL,
+    build_lock,
+    cache_folders,
+    cache_root,
+    forget_place,
+    open_cache,
+    place_of,
+    read_manifest,
+)
 from solo_gps.errors import CacheError, did_you_mean
 from solo_gps.runtime.store import is_under_way, mend_of, verify_manifest
 
@@ -28,6 +40,9 @@ class CacheInfo:
         folder: Its path.
         status: ``"whole"``, ``"partial"`` (a build that did not end, or is under way) or ``"damaged"``.
         prior: Name of the encoder, or ``"decoded images"``; ``None`` where unknown.
+        model: Name of its network, where it has one.
+        place: Folder or file that the images lay in when the cache was last used; ``None`` where unknown.
+        tables: Names of the neighbour tables in it.
         images: Number of images, ``None`` where unknown.
         dimensions: Dimensions of the embedding, ``None`` where unknown.
         dtype: Type of the numbers, ``None`` where unknown.
@@ -41,6 +56,9 @@ class CacheInfo:
     folder: Path
     status: str
     prior: str | None = None
+    model: str | None = None
+    place: str | None = None
+    tables: tuple[str, ...] = ()
     images: int | None = None
     dimensions: int | None = None
     dtype: str | None = None
@@ -57,7 +75,7 @@ def list_caches(cache_dir: str | None = None) -> list[CacheInfo]:
 
 
 def show(fingerprint: str, cache_dir: str | None = None) -> dict[str, Any]:
-    """Returns the manifest of a cache.
+    """Returns the manifest of a cache, where its images were last seen (``last_seen_in``), and its neighbour ``tables``.
 
     Args:
         fingerprint: Its fingerprint, or the first few digits of it.
@@ -66,7 +84,9 @@ def show(fingerprint: str, cache_dir: str | None = None) -> dict[str, Any]:
     Raises:
         CacheError: There is no such cache, it is not whole, or the digits fit several.
     """
-    return read_manifest(_whole(_find(fingerprint, cache_dir)))
+    folder = _whole(_find(fingerprint, cache_dir))
+    tables = {path.stem: _request_of(path) for path in _tables(folder)}
+    return {**read_manifest(folder), "last_seen_in": place_of(folder), "tables": tables}
 
 
 def verify(fingerprint: str, cache_dir: str | None = None) -> list[str]:
@@ -125,6 +145,7 @@ def remove(fingerprint: str, cache_dir: str | None = None) -> CacheInfo:
         folder = _find(fingerprint, cache_dir)
         info = _info(folder)
         with build_lock(root / info.fingerprint):
+            forget_place(folder)
             doomed = folder.with_name(f"{REMOVED}{folder.name}")
             folder.rename(doomed)
             _delete(doomed)
@@ -166,6 +187,19 @@ def _whole(folder: Path) -> Path:
     return folder
 
 
+def _tables(folder: Path) -> list[Path]:
+    """The manifests of what was derived from a cache."""
+    return sorted(path for path in folder.glob("*.json") if path.name != NAME)
+
+
+def _request_of(table: Path) -> Any:
+    """What a table was asked for."""
+    try:
+        return json.loads(table.read_text(encoding="utf-8"))["request"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{table} is damaged or was edited. Delete {table.name} to have it built again.") from error
+
+
 def _info(folder: Path) -> CacheInfo:
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     size, changed = (
@@ -180,10 +214,14 @@ def _info(folder: Path) -> CacheInfo:
         manifest = read_manifest(folder)
     except CacheError as error:
         return CacheInfo(**common, status="damaged", age=now - changed, idle=now - changed, problem=str(error))
+    identity = manifest["description"].get("identity") or {}
     return CacheInfo(
         **common,
         status="whole",
         prior=manifest.get("prior", manifest.get("kind")),
+        model=identity.get("model") or identity.get("architecture"),
+        place=place_of(folder),
+        tables=tuple(path.stem for path in _tables(folder)),
         images=manifest["images"],
         dimensions=manifest.get("dimensions"),
         dtype=manifest.get("dtype"),

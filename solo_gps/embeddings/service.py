@@ -27,6 +27,7 @@ from solo_gps.embeddings.store import (
     make_root,
     open_cache,
     read_manifest,
+    remember_place,
 )
 from solo_gps.errors import CacheError, DataError, SoloGpsError, first_line
 from solo_gps.interfaces import Embeddings, ImageSet
@@ -107,6 +108,8 @@ def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = Non
         make_root(root)
         folder, built = _build_locked(images, encoder, description, root, ranks)
     embeddings = open_cache(folder, space=encoder.config.space, images=len(images))
+    if ranks.first:
+        remember_place(folder, getattr(images, "place", None))
     if isinstance(encoder, JoinEncoder) and encoder.config.agree:
         embeddings = dataclasses.replace(embeddings, parts=tuple(encoder.parts))
     logger.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -13,6 +14,7 @@ from solo_gps.embeddings.fingerprint import LENGTH
 from solo_gps.errors import CacheError
 from solo_gps.interfaces import Embeddings
 from solo_gps.runtime import store
+from solo_gps.runtime.files import write_text
 
 NAME = store.MANIFEST
 FORMAT = 2
@@ -21,6 +23,7 @@ ARRAY = "embeddings.npy"
 STATE = "encoder.safetensors"
 DECODED = "decoded images"
 """What a manifest says under ``kind`` where a folder does not hold embeddings."""
+PLACES_SEEN = ".seen"
 PIXELS = "pixels.npy"
 PLACES = "places.npy"
 PARTIAL = ".partial"
@@ -61,6 +64,32 @@ def cache_folders(root: Path, prefix: str = "") -> Iterator[Path]:
             name = path.name.removeprefix(prefix).removesuffix(PARTIAL)
             if path.name.startswith(prefix) and len(name) == LENGTH and all(digit in "0123456789abcdef" for digit in name):
                 yield path
+
+
+def remember_place(folder: Path, place: str | None) -> None:
+    """Notes, beside the caches, where the images of one lay when it was last used; for the user alone, so never an error."""
+    note = _note_of(folder)
+    if place is not None and place_of(folder) != place:
+        with suppress(OSError):  # the cache may be read-only
+            write_text(note, json.dumps(place))
+
+
+def place_of(folder: Path) -> str | None:
+    """Where the images of a cache lay when it was last used; ``None`` where nobody noted it."""
+    try:
+        place = json.loads(_note_of(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return place if isinstance(place, str) else None
+
+
+def forget_place(folder: Path) -> None:
+    """Removes the note of :func:`remember_place`."""
+    _note_of(folder).unlink(missing_ok=True)
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.parent / PLACES_SEEN / f"{folder.name}.json"
 
 
 def build_lock(folder: Path) -> AbstractContextManager[None]:

@@ -25,6 +25,7 @@ class ArrayEncoder(Encoder):
     """Rows of a file, by image index."""
 
     config_class = ArrayConfig
+    cost = "nothing but reading the file; its own dimensions"
     reads_images = False
 
     def check(self, images: ImageSet | None = None) -> None:

@@ -14,6 +14,7 @@ class AutoencoderEncoder(FittedEncoder):
     """The bottleneck of a convolutional autoencoder."""
 
     config_class = AutoencoderConfig
+    cost = "a training on your images, `epochs` passes at most: minutes on a GPU, long without; `dimensions`"
 
     def build(self) -> torch.nn.Module:
         """Encoder and decoder."""

@@ -34,6 +34,8 @@ class Encoder:
     """Raise it whenever a change of the code changes the embeddings: caches of the older code are then not found."""
     trained: ClassVar[bool] = False
     """Whether ``fit`` learns from the images."""
+    cost: ClassVar[str] = "not stated"
+    """What it costs, in words, for `solo-gps prior list`: dimensions, time, whether a GPU helps."""
     reads_images: ClassVar[bool] = True
     """False for an encoder whose ``embed`` takes (B,) int64 image indices in place of images: nothing is then decoded."""
 

@@ -23,6 +23,7 @@ class CheckpointEncoder(NetworkEncoder):
     """The backbone of a checkpoint."""
 
     config_class = CheckpointConfig
+    cost = "a forward pass of the network, for which a GPU helps; as many dimensions as it gives"
 
     def check(self, images: ImageSet | None = None) -> None:
         """Checks that the file exists and that the architecture has that name."""

@@ -13,9 +13,13 @@ from solo_gps.priors.config import JoinConfig
 
 
 class JoinEncoder(Encoder):
-    """Rows of other priors' embeddings, by image index; :meth:`take` comes before all that needs them."""
+    """Embeddings of other priors side by side, or the neighbours that they share.
+
+    It reads rows by image index; :meth:`take` comes before all that needs them.
+    """
 
     config_class = JoinConfig
+    cost = "what its parts cost; the sum of their dimensions"
     reads_images = False
 
     def take(self, parts: list[Embeddings]) -> None:

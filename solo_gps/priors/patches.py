@@ -31,6 +31,7 @@ class PatchesEncoder(Encoder):
     """Soft assignments of patches to a learned dictionary, pooled and projected."""
 
     config_class = PatchesConfig
+    cost = "CPU seconds for small images; at most `dimensions`"
     version = 2
     trained = True
 

@@ -20,6 +20,7 @@ class PcaEncoder(Encoder):
     """Pixels projected onto their axes of largest variance."""
 
     config_class = PcaConfig
+    cost = "CPU seconds for small images; at most `dimensions`"
     version = 2
     trained = True
 

@@ -17,6 +17,7 @@ class PixelsEncoder(Encoder):
     """Pixels in [0, 1], as one row."""
 
     config_class = PixelsConfig
+    cost = "reading the images; 3 x image_size x image_size dimensions"
 
     def transform(self) -> Callable[[Image], np.ndarray]:
         """Squeezes the image to (3, S, S) uint8."""

@@ -16,9 +16,10 @@ from solo_gps.priors.parts.preprocess import SquareResize
 
 
 class RandomEncoder(NetworkEncoder):
-    """A network with the random weights of ``seed``."""
+    """A network that nobody trained, with the random weights of `seed`."""
 
     config_class = RandomConfig
+    cost = "a forward pass of the network, for which a GPU helps; as many dimensions as it gives"
 
     def check(self, images: ImageSet | None = None) -> None:
         """Checks the architecture's name."""

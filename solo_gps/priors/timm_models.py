@@ -25,6 +25,7 @@ class TimmEncoder(NetworkEncoder):
     """A timm model without its classifier."""
 
     config_class = TimmConfig
+    cost = "one download, then a forward pass of the network, for which a GPU helps; as many dimensions as it gives"
 
     def check(self, images: ImageSet | None = None) -> None:
         """Checks the model's name and that the checkpoint exists.

@@ -25,6 +25,7 @@ class TorchvisionEncoder(NetworkEncoder):
     """A torchvision network without its classifier."""
 
     config_class = TorchvisionConfig
+    cost = "one download, then a forward pass of the network, for which a GPU helps; as many dimensions as it gives"
 
     def check(self, images: ImageSet | None = None) -> None:
         """Checks the names of network and weights, and that the checkpoint exists."""

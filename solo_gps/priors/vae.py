@@ -14,6 +14,7 @@ class VaeEncoder(FittedEncoder):
     """The mean of the posterior of a convolutional variational autoencoder."""
 
     config_class = VaeConfig
+    cost = "a training on your images, `epochs` passes at most: minutes on a GPU, long without; `dimensions`"
 
     def build(self) -> torch.nn.Module:
         """Encoder to mean and log variance, and decoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -33,7 +34,7 @@ def small(digits):
     ]
 
 
-@pytest.mark.parametrize("command", [[], ["pretrain"], ["demo"], ["doctor"], ["cache"], ["inspect"]])
+@pytest.mark.parametrize("command", [[], ["pretrain"], ["demo"], ["doctor"], ["cache"], ["evaluate"], ["inspect"], ["prior"]])
 def test_every_command_has_help_with_an_example(command, capsys):
     try:
         code = cli.main([*command, "--help"])
@@ -134,7 +135,14 @@ def test_a_cache_is_built_with_a_priors_keys_listed_verified_and_removed(digits,
     assert (built / "embeddings.npy").is_file()
     assert cli.main(["cache", "verify", built.name[:6]]) == 0
     assert cli.main(["cache", "list"]) == 0
-    assert built.name[:12] in capsys.readouterr().out
+    head, line = capsys.readouterr().out.splitlines()[-2:]
+    shown = dict(zip(re.split(r"\s{2,}", head), re.split(r"\s{2,}", line), strict=True))
+    assert shown["fingerprint"] == built.name[:12]
+    assert (shown["model"], shown["tables"], shown["images in"]) == ("-", "1", str(digits / "train"))
+    assert cli.main(["cache", "show", built.name[:6]]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["last_seen_in"] == str(digits / "train")
+    assert [(table["k"], table["space"]) for table in told["tables"].values()] == [(3, "cosine")]
     assert cli.main(["cache", "remove", built.name[:6]]) == 0
     assert not built.exists()
     assert cli.main(["cache", "build", folder, "--prior", "pixels", "image_sise=8"]) == 1

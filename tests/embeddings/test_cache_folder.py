@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_sets import FolderImages
 
 from solo_gps.commands.cli import main
 from solo_gps.embeddings import embed, list_caches, remove, show, verify
@@ -234,6 +235,45 @@ def test_showing_a_manifest_by_the_first_digits(folder: Path) -> None:
     assert manifest["description"]["identity"]["dimensions"] == 2
     text = (folder / "manifest.json").read_text()
     assert '\n "prior": "pca"' in text, "a person can read it"
+
+
+def test_the_place_of_the_images_is_where_they_were_last_seen(cache_dir: Path, folder_images: Any, tmp_path: Path) -> None:
+    embed(folder_images, PRIOR)
+    (info,) = list_caches()
+    assert info.place == folder_images.place
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder_images.root, moved)
+    embed(FolderImages(moved), PRIOR)
+    (info,) = list_caches()
+    assert info.place == show(info.fingerprint)["last_seen_in"] == str(moved)
+    assert verify(info.fingerprint) == []
+    remove(info.fingerprint)
+    assert not list((cache_dir / ".seen").iterdir())
+
+
+def test_a_note_that_is_damaged_or_cannot_be_written_is_no_error(cache_dir: Path, folder_images: Any) -> None:
+    (cache_dir / ".seen").mkdir(parents=True)
+    embed(folder_images, PRIOR)
+    (note,) = (cache_dir / ".seen").iterdir()
+    note.write_text("{")
+    assert list_caches()[0].place is None
+    note.unlink()
+    note.mkdir()
+    embed(folder_images, PRIOR)
+    assert list_caches()[0].place is None
+
+
+def test_the_model_of_a_network_is_listed(cache_dir: Path, digit_images: Any) -> None:
+    embed(digit_images, {"name": "timm", "model": "test_vit", "pretrained": False})
+    assert [info.model for info in list_caches()] == ["test_vit"]
+
+
+def test_a_damaged_table_is_named(folder: Path, digit_images: Any) -> None:
+    find(embed(digit_images, PRIOR), None, k=3)
+    (table,) = (path for path in folder.glob("*.json") if path.name != "manifest.json")
+    table.write_text("{")
+    with pytest.raises(CacheError, match=f"Delete {table.name} to have it built again"):
+        show(folder.name)
 
 
 def test_finding_by_digits_fails_clearly(folder: Path) -> None:
