@@ -117,7 +117,7 @@ def _rows(
             node = untrained_prior(row.node, config.seed, folder)
             untrained[alike] = _Asked(name=f"{name} ({number + 1})" if number else name, kind="untrained", node=node)
     for prior in priors:
-        node = prior_node(prior) or {}
+        node = dict(prior_node(prior) or {})
         said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", "cache_dir"))
         row = _Asked(name=f"prior {node.get('name')} {said}".strip(), kind="prior", node=node)
         parse_prior(node)
