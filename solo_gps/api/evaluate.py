@@ -25,7 +25,9 @@ from solo_gps.errors import ConfigError, DataError, SoloGpsError, our_part, prin
 from solo_gps.evaluation.checkpoints import checkpoint_file, checkpoint_prior, untrained_prior
 from solo_gps.evaluation.scores import Evaluation, Features, Row, ScoreConfig, score
 from solo_gps.interfaces import ImageSet
+from solo_gps.priors.config import RUNTIME_KEYS
 from solo_gps.runtime.determinism import preserved_generators
+from solo_gps.runtime.devices import device_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,11 @@ class _Asked:
 
 
 def evaluate(
-    checkpoints: Sequence[str | os.PathLike[str]] = (),
+    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     *,
     test: Any,
     train: Any = None,
-    priors: Sequence[str | Mapping[str, Any]] = (),
+    priors: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = (),
     keys: Mapping[str, Any] | None = None,
     **scores: Any,
 ) -> Evaluation:
@@ -64,7 +66,7 @@ def evaluate(
         priors: Priors to be judged alone: a name, or a mapping of ``name`` and keys (docs/priors.md).
         keys: Keys of ``prior=checkpoint`` for every checkpoint and untrained network, for example ``{"image_size": 224}``.
         **scores: ``k`` (20), ``temperature`` (0.07), ``recall`` ([1, 5, 10]), ``metrics`` (["knn", "linear", "retrieval",
-            "geometry"]) and ``seed`` (0).
+            "geometry"]), ``seed`` (0) and ``device`` ("auto").
 
     Returns:
         The table.
@@ -76,6 +78,9 @@ def evaluate(
     """
     with our_part("evaluating"), tempfile.TemporaryDirectory() as folder:
         config = parse(scores, ScoreConfig, "evaluate")
+        device_of(config.device, "device")
+        checkpoints = [checkpoints] if isinstance(checkpoints, (str, os.PathLike)) else checkpoints
+        priors = [priors] if isinstance(priors, (str, Mapping)) else priors
         asked = list(_rows(checkpoints, priors, keys or {}, config, Path(folder)))
         if not asked:
             raise ConfigError("evaluate: no checkpoint and no prior to judge. Name one.")
@@ -106,7 +111,9 @@ def _rows(
     """Each checkpoint's weights are read once here, so that a bad one is known before the first is embedded."""
     untrained: dict[str, _Asked] = {}
     for path, name in zip(checkpoints, _names(checkpoints), strict=True):
-        row = _Asked(name=name, kind="checkpoint", node={**checkpoint_prior(checkpoint_file(path)), **keys})
+        row = _Asked(
+            name=name, kind="checkpoint", node={**checkpoint_prior(checkpoint_file(path)), "device": config.device, **keys}
+        )
         with _named(row), preserved_generators(torch.device("cpu")):
             resolve_prior(row.node).load(torch.device("cpu"))
         yield row
@@ -117,8 +124,8 @@ def _rows(
             node = untrained_prior(row.node, config.seed, folder)
             untrained[alike] = _Asked(name=f"{name} ({number + 1})" if number else name, kind="untrained", node=node)
     for prior in priors:
-        node = dict(prior_node(prior) or {})
-        said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", "cache_dir"))
+        node = {"device": config.device, **(prior_node(prior) or {})}
+        said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", *RUNTIME_KEYS))
         row = _Asked(name=f"prior {node.get('name')} {said}".strip(), kind="prior", node=node)
         parse_prior(node)
         yield row

@@ -32,6 +32,7 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--temperature", type=float, default=None, help="of solo-learn's k-NN; default: 0.07")
     command.add_argument("--recall", type=int, nargs="+", default=None, metavar="K", help="default: 1 5 10")
     command.add_argument("--seed", type=int, default=None, help="of the untrained network and of views; default: 0")
+    command.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:<n>; default: auto")
     command.add_argument("--csv", type=Path, default=None, metavar="FILE", help="also write the table as CSV")
     command.add_argument(
         "--json", type=Path, default=None, metavar="FILE", help="also write the table and what was asked as JSON"
@@ -48,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name in ("csv", "json"):
         if (file := getattr(options, name)) is not None:
             check_can_write(file.parent, f"--{name}")
-    asked = {name: getattr(options, name) for name in ("metrics", "k", "temperature", "recall", "seed")}
+    asked = {name: getattr(options, name) for name in ("metrics", "k", "temperature", "recall", "seed", "device")}
     result = evaluate(
         options.checkpoints,
         train=options.train,

@@ -25,7 +25,7 @@ SMALLEST_LENGTH = 1e-12
 
 
 def nearest(
-    gallery: NDArray[np.floating], queries: NDArray[np.floating] | None = None, *, k: int
+    gallery: NDArray[np.floating], queries: NDArray[np.floating] | None = None, *, k: int, device: str = "auto"
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Finds the rows of largest cosine, by float32 products of all pairs.
 
@@ -33,6 +33,7 @@ def nearest(
         gallery: (N, D) features.
         queries: (M, D) features; ``None``: the gallery's own rows, each without itself.
         k: Number of neighbours K.
+        device: Where products are taken: ``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
 
     Returns:
         (M, K) rows of the gallery, the most similar first, and their (M, K) cosines.
@@ -43,7 +44,8 @@ def nearest(
     available = len(gallery) - (queries is None)
     if not 1 <= k <= available:
         raise DataError(f"k={k} neighbours of {available:,} features; wanted k from 1 to {available:,}.")
-    found = [[part.cpu().numpy() for part in cosines.topk(k)] for _, cosines in _cosines("finding neighbours", gallery, queries)]
+    blocks = _cosines("finding neighbours", gallery, queries, device)
+    found = [[part.cpu().numpy() for part in cosines.topk(k)] for _, cosines in blocks]
     values, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return rows, values
 
@@ -82,6 +84,8 @@ def mean_average_precision(
     labels: NDArray[np.integer],
     queries: NDArray[np.floating] | None = None,
     wanted: NDArray[np.integer] | None = None,
+    *,
+    device: str = "auto",
 ) -> float:
     """Returns mAP of retrieval: the whole gallery ranked by cosine for each query, its own class being relevant.
 
@@ -92,12 +96,13 @@ def mean_average_precision(
         labels: (N,) classes.
         queries: (M, D) features; ``None``: the gallery's own rows, each without itself.
         wanted: (M,) classes of the queries; ``None`` with ``queries=None``.
+        device: As in :func:`nearest`.
 
     Returns:
         Mean over the queries that have a relevant row; ``nan`` when none has.
     """
     total, judged, own = 0.0, 0, queries is None
-    for start, cosines in _cosines("ranking", gallery, queries):
+    for start, cosines in _cosines("ranking", gallery, queries, device):
         ranked = cosines.argsort(dim=1, descending=True)
         of_gallery = torch.as_tensor(np.ascontiguousarray(labels), device=cosines.device)
         asked = of_gallery if wanted is None else torch.as_tensor(np.ascontiguousarray(wanted), device=cosines.device)
@@ -126,17 +131,18 @@ def alignment(first: NDArray[np.floating], second: NDArray[np.floating]) -> floa
     return float(2 - 2 * (_unit(first) * _unit(second)).sum(axis=1, dtype=np.float64).mean())
 
 
-def uniformity(features: NDArray[np.floating]) -> float:
+def uniformity(features: NDArray[np.floating], *, device: str = "auto") -> float:
     """Returns the logarithm of the mean Gaussian potential on the unit sphere: arXiv 2005.10242, section 4.1, t = 2.
 
     Args:
         features: (N, D), N at least 2.
+        device: As in :func:`nearest`.
 
     Returns:
         From about -4, where rows are spread evenly over many dimensions, to 0, where all have one direction.
     """
     total = 0.0
-    for _, cosines in _cosines("measuring uniformity", features, None):  # of itself the cosine is -inf, the potential 0
+    for _, cosines in _cosines("measuring uniformity", features, None, device):  # of itself the cosine is -inf, the potential 0
         total += float((4 * (cosines - 1)).exp_().sum(dtype=torch.float64))
     return math.log(total / (len(features) * (len(features) - 1)))
 
@@ -151,10 +157,10 @@ def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _cosines(
-    what: str, gallery: NDArray[np.floating], queries: NDArray[np.floating] | None
+    what: str, gallery: NDArray[np.floating], queries: NDArray[np.floating] | None, device_name: str
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yields the first query of each block, and its (B, N) cosines; -inf for a row and itself."""
-    device = device_of("auto")
+    device = device_of(device_name, "device")
     among = torch.from_numpy(_unit(gallery)).to(device)
     asked = among if queries is None else torch.from_numpy(_unit(queries))
     size = max(1, COSINES // len(gallery))

@@ -34,9 +34,13 @@ class ScoreConfig(Keys):
     """Any of ``knn``, ``linear``, ``retrieval`` (Recall@k, mAP) and ``geometry`` (RankMe, alignment, uniformity)."""
     seed: int = number(0, least=0, most=LARGEST_SEED)
     """Seed of the untrained network's weights, and of the views of alignment."""
+    device: str = "auto"
+    """Where networks run and cosines are taken: ``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.metrics:
+            raise ValueError(f"metrics is empty: wanted some of {', '.join(METRICS)}.")
         for name in self.metrics:
             check_choice("metrics", name, METRICS)
 
@@ -148,7 +152,7 @@ def _figures(features: Features, config: ScoreConfig) -> Iterator[tuple[str, flo
         else (features.train, features.train_labels, features.test, wanted)
     )
     if config.neighbours:
-        rows, cosines = nearest(gallery, queries, k=config.neighbours)
+        rows, cosines = nearest(gallery, queries, k=config.neighbours, device=config.device)
     if "knn" in config.metrics:
         voting = labels[rows[:, : config.k]], cosines[:, : config.k], wanted
         yield "knn_weighted", vote_accuracy(*voting, config.temperature)
@@ -158,8 +162,8 @@ def _figures(features: Features, config: ScoreConfig) -> Iterator[tuple[str, flo
     if "retrieval" in config.metrics:
         for k in config.recall:
             yield f"recall@{k}", recall(labels[rows], wanted, k)
-        yield "map", mean_average_precision(gallery, labels, queries, asked)
+        yield "map", mean_average_precision(gallery, labels, queries, asked, device=config.device)
     if "geometry" in config.metrics:
         yield "rank_me", rank_me(features.test)
         yield "alignment", None if features.views is None else alignment(*features.views)
-        yield "uniformity", uniformity(features.test)
+        yield "uniformity", uniformity(features.test, device=config.device)

@@ -200,7 +200,7 @@ def test_args_of_either_generation_say_network_and_preprocessing(arguments, expe
 @pytest.mark.parametrize("prefix", ["encoder.", "backbone."])
 def test_names_of_weights_of_either_generation(prefix, digits, tmp_path):
     folder = saved(tmp_path / "old", prefix=prefix)
-    row = solo_gps.evaluate([folder / "old-ep=3.ckpt"], test=digits / "val", metrics=["geometry"]).rows[0]
+    row = solo_gps.evaluate(folder / "old-ep=3.ckpt", test=digits / "val", metrics=["geometry"]).rows[0]
     assert row.figures["rank_me"] == pytest.approx(rank_me(by_hand(1, digits / "val")[0]), rel=1e-4)
 
 
@@ -306,6 +306,9 @@ def test_a_bad_checkpoint_is_one_line_before_anything_is_embedded(spoil, says, c
         ({"recall": [0]}, r"recall\[0\]=0 must be at least 1"),
         ({"temperature": 0}, "temperature=0.* must be above 0"),
         ({"metrics": ["knnn"]}, "Did you mean 'knn'"),
+        ({"metrics": []}, "metrics is empty: wanted some of knn"),
+        ({"device": "tpu9"}, "device='tpu9' is not a device"),
+        ({"device": "cuda:99"}, "device='cuda:99': this machine has"),
         ({"votes": 3}, "evaluate.votes: no such key"),
         ({"priors": ["pixles"]}, "Did you mean 'pixels'"),
         ({"priors": [{"name": "pixels", "image_sise": 3}]}, "Did you mean 'image_size'"),
