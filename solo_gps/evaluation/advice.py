@@ -78,7 +78,7 @@ def advise(numbers: PriorNumbers) -> Advice:
     ball, why_k = _ball(numbers)
     choose, why_choose = _choose(numbers, ball)
     keys = f"+sampler=gps sampler.gps.k={ball.k} sampler.gps.choose={choose}"
-    others = [_radius(numbers, ball), _space(numbers), _hubs(numbers), _copies(numbers), _flips(numbers), _collapse(numbers)]
+    others = [_radius(numbers), _space(numbers), _hubs(numbers), _copies(numbers), _flips(numbers), _collapse(numbers)]
     return Advice(
         verdict=verdict,
         reason=reason,
@@ -147,15 +147,16 @@ def _choose(numbers: PriorNumbers, ball: Ball) -> tuple[str, str]:
     return "uniform", f"uniform, drawn anew each epoch: with furthest {covered}."
 
 
-def _radius(numbers: PriorNumbers, ball: Ball) -> Suggestion | None:
+def _radius(numbers: PriorNumbers) -> Suggestion | None:
     radius = numbers.accepted
     if radius is None or radius.empty > UNUSED:
         return None
     seen = f"its balls hold {radius.size:g} images (median), and {percent(radius.empty)} of the images have no positive"
-    if numbers.labelled and radius.purity > ball.purity["uniform"] + BETTER:
+    like = next((ball for ball in reversed(numbers.by_k) if ball.k <= radius.size), numbers.by_k[0])
+    if numbers.labelled and radius.purity > like.purity["uniform"] + BETTER:
         reason = (
             f"A radius in place of k: {seen}; {percent(radius.purity)} of the others' positives have their anchor's label, "
-            f"{percent(ball.purity['uniform'])} with k={ball.k}."
+            f"{percent(like.purity['uniform'])} with k={like.k}."
         )
     else:
         reason = f"If you want a radius in place of k, this one fits: {seen}."

@@ -144,10 +144,12 @@ def test_each_suggestion_at_its_threshold(good):
 
 def test_a_radius_is_named_where_it_fits_and_praised_where_it_is_purer(good):
     ball = RadiusBall(radius=0.4, size=10.0, empty=0.5, full=0.1, purity=0.83, covered=0.8)
-    seen = with_purity(good, [(1, 0.8, 0.8), (10, 0.8, 0.8)], accepted=ball)
+    seen = with_purity(good, [(1, 0.9, 0.9), (10, 0.8, 0.8)], accepted=ball)
     assert reasons(seen)["sampler.gps.radius"].startswith("A radius in place of k")
     tame = dataclasses.replace(seen, accepted=dataclasses.replace(ball, purity=0.82))
     assert reasons(tame)["sampler.gps.radius"].startswith("If you want")
+    smaller = dataclasses.replace(seen, accepted=dataclasses.replace(ball, size=9.0))  # to be compared with k=1
+    assert reasons(smaller)["sampler.gps.radius"].startswith("If you want")
     for none in (None, dataclasses.replace(ball, empty=0.51)):
         assert "sampler.gps.radius" not in reasons(dataclasses.replace(seen, accepted=none))
 
