@@ -20,6 +20,9 @@ NORMALISATION = {
 """Mean and standard deviation in the evaluation of solo-learn 1.0.6 (``prepare_transforms`` of
 https://github.com/vturrisi/solo-learn/blob/main/solo/data/classification_dataloader.py); other sets have ImageNet's."""
 
+OWN_NETWORKS = ("convnext", "poolformer", "wide_resnet")
+"""Networks that neither torchvision nor timm has in the form of solo-learn 1.0.6."""
+
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     """Returns the one checkpoint that a path leads to: a file, or a folder with it and its args.json.
@@ -55,6 +58,13 @@ def checkpoint_prior(file: Path) -> dict[str, Any]:
     name = says.text("backbone.name", "encoder")
     dataset = says.text("data.dataset", "dataset")
     kwargs = dict(says.get("backbone.kwargs", "backbone_args") or {})
+    if name.startswith(OWN_NETWORKS):
+        raise DataError(
+            f"{printable(file)}: {name} is a network of solo-learn's own code, which solo-gps cannot build. Judge this checkpoint "
+            "by solo-learn's main_knn.py."
+        )
+    if kwargs.get("cifar") and name.startswith("swin"):
+        kwargs["window_size"] = 4  # as 1.0.2 does
     cifar = bool(kwargs.pop("cifar", dataset in ("cifar10", "cifar100")))
     mean, std = NORMALISATION.get(dataset, (says.of_crops("mean") or IMAGENET_MEAN, says.of_crops("std") or IMAGENET_STD))
     return {

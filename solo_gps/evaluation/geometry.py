@@ -20,6 +20,8 @@ from solo_gps.runtime.progress import Progress
 COSINES = 1 << 24
 """Cosines held at once: 64 MiB, and about ten times that while whole rankings are judged."""
 
+QUERIES = 4096
+"""Queries whose votes are counted at once."""
 SMALLEST_LENGTH = 1e-12
 """As torch.nn.functional.normalize has it."""
 
@@ -61,11 +63,16 @@ def vote_accuracy(
         wanted: (M,) classes of the queries.
         temperature: A vote weighs ``exp(cosine / temperature)``, as in solo-learn's WeightedKNNClassifier; ``None``: one each.
     """
-    # exp((cosine - 1) / temperature): the same votes but for a factor, and none overflows
-    weights = np.ones_like(cosines) if temperature is None else np.exp((cosines.astype(np.float64) - 1) / temperature)
-    votes = np.zeros((len(labels), int(labels.max()) + 1))
-    np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
-    return float((votes.argmax(axis=1) == wanted).mean())
+    right, classes = 0, int(labels.max()) + 1
+    for start in range(0, len(labels), QUERIES):
+        block = slice(start, start + QUERIES)
+        near, of = cosines[block].astype(np.float64), labels[block]
+        # exp((cosine - 1) / temperature): the same votes but for a factor, and none overflows
+        weights = np.ones_like(near) if temperature is None else np.exp((near - 1) / temperature)
+        votes = np.zeros((len(of), classes))
+        np.add.at(votes, (np.arange(len(of))[:, None], of), weights)
+        right += int((votes.argmax(axis=1) == wanted[block]).sum())
+    return right / len(labels)
 
 
 def recall(labels: NDArray[np.integer], wanted: NDArray[np.integer], k: int) -> float:

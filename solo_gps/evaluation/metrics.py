@@ -164,6 +164,7 @@ def linear_accuracy(
         raise ConfigError("the linear probe is scikit-learn's: pip install 'solo-gps[report]', or leave it out.") from error
     if len(np.unique(train_labels)) < 2:
         raise DataError("linear probe: wanted two classes or more, got one.")
+    logger.info("training a linear probe on %s features of %d dimensions", f"{len(train):,}", train.shape[1])
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ConvergenceWarning)

@@ -188,8 +188,12 @@ def test_views_are_the_same_for_every_row_and_alignment_is_of_two_of_them(checkp
             },
             {"image_size": 64, "kwargs": {"img_size": 64, "patch_size": 8}, "mean": [0.5, 0.5, 0.5], "stem": "imagenet"},
         ),
+        (
+            {"encoder": "swin_tiny", "dataset": "cifar10", "crop_size": [32], "backbone_args": {"cifar": True, "img_size": 32}},
+            {"kwargs": {"img_size": 32, "window_size": 4}, "stem": "imagenet"},
+        ),
     ],
-    ids=["1.0.6", "own normalisation", "cifar", "linear", "1.0.2", "1.0.2 vit"],
+    ids=["1.0.6", "own normalisation", "cifar", "linear", "1.0.2", "1.0.2 vit", "1.0.2 swin"],
 )
 def test_args_of_either_generation_say_network_and_preprocessing(arguments, expected, tmp_path):
     (tmp_path / "args.json").write_text(json.dumps(arguments))
@@ -276,9 +280,14 @@ def unknown_network(folder):
     (folder / "args.json").write_text(json.dumps({**NESTED, "backbone": {"name": "resnet81"}}))
 
 
+def own_network(folder):
+    (folder / "args.json").write_text(json.dumps({**NESTED, "backbone": {"name": "convnext_tiny"}}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
+        (own_network, "convnext_tiny is a network of solo-learn's own code, which solo-gps cannot build"),
         (damaged, "one-ep=3: prior.path: .*one-ep=3.ckpt is damaged, or not a checkpoint"),
         (without_arguments, "no args.json of solo-learn's beside it, so its network is not known.*--prior checkpoint path="),
         (foreign_arguments, r"wanted backbone.name \(or encoder\) in it, got None"),

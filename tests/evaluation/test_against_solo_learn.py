@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -11,9 +12,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 import solo_gps
+from solo_gps.api.images import image_set
+from solo_gps.embeddings import embed
+from solo_gps.evaluation.checkpoints import checkpoint_prior
 from solo_gps.hosts.detect import detect_host
 
 CHECKOUT = os.environ.get("SOLO_LEARN_CHECKOUT", "")
@@ -74,8 +81,6 @@ def by_evaluate(folder, cifar, **keys):
 
 def test_weighted_knn_is_that_of_the_hosts_classifier_on_the_hosts_features(trained, cifar):
     import solo.utils.knn
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
 
     folder, model = trained
     normalise = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
@@ -94,6 +99,23 @@ def test_weighted_knn_is_that_of_the_hosts_classifier_on_the_hosts_features(trai
     mine, untrained = by_evaluate(folder, cifar, k=10, temperature=0.1)
     assert 100 * mine == pytest.approx(accuracy, abs=1e-4)
     assert mine != untrained
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("resnet50", {}), ("vit_tiny", {"img_size": 32, "patch_size": 8})])
+def test_networks_of_solo_learn_embed_as_in_solo_learn(name, kwargs, digits, recipe, tmp_path):
+    host = detect_host()
+    with host.switched_on():
+        cfg = host.complete(recipe("simclr", backbone={"name": name, "kwargs": kwargs}))
+        model = host.build_method(cfg, host.methods["simclr"]).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.ckpt")
+    (tmp_path / "args.json").write_text(json.dumps(OmegaConf.to_container(cfg, resolve=True)))
+    images = image_set(digits / "val")
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    transform = transforms.Compose([transforms.Resize(32), transforms.ToTensor(), normalise])
+    with torch.no_grad():
+        wanted = model(torch.stack([transform(images.image(index)) for index in range(len(images))]))["feats"].numpy()
+    found = embed(images, checkpoint_prior(tmp_path / "model.ckpt")).array
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="SOLO_LEARN_CHECKOUT names no checkout of solo-learn 1.0.6")
