@@ -60,7 +60,7 @@ def checkpoint_prior(file: Path) -> dict[str, Any]:
     kwargs = dict(says.get("backbone.kwargs", "backbone_args") or {})
     if name.startswith(OWN_NETWORKS):
         raise DataError(
-            f"{printable(file)}: {name} is a network of solo-learn's own code, which solo-gps cannot build. Judge this checkpoint "
+            f"{printable(file)}: {name} is a network of solo-learn's own code, which solo-gps cannot build. Judge it "
             "by solo-learn's main_knn.py."
         )
     if kwargs.get("cifar") and name.startswith("swin"):
