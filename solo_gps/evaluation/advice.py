@@ -44,6 +44,13 @@ class Suggestion:
     reason: str
 
 
+ANOTHER = Suggestion(
+    keys="",
+    reason="Look for another prior first: a network that was pretrained on images like yours (+prior=timm) knows the most, and "
+    "docs/priors.md compares those that need no download.",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Advice:
     """What a prior is worth for these images.
@@ -53,7 +60,7 @@ class Advice:
         reason: Why.
         k: Suggested number of neighbours.
         choose: Suggested choice among them.
-        suggestions: The first is what to type; the others, what else to do or to look at.
+        suggestions: What to type, and what else to do or to look at.
     """
 
     verdict: str
@@ -68,6 +75,11 @@ def knowledge(purity: float, chance: float) -> float:
     return (purity - chance) / (1 - chance)
 
 
+def known_of(numbers: PriorNumbers) -> float:
+    """The :func:`knowledge` of the k nearest; ``nan`` without labels."""
+    return knowledge(numbers.usual.purity["uniform"], numbers.chance)
+
+
 def advise(numbers: PriorNumbers) -> Advice:
     """Judges a prior.
 
@@ -78,13 +90,14 @@ def advise(numbers: PriorNumbers) -> Advice:
     ball, why_k = _ball(numbers)
     choose, why_choose = _choose(numbers, ball)
     keys = f"+sampler=gps sampler.gps.k={ball.k} sampler.gps.choose={choose}"
+    typed = Suggestion(keys=keys, reason=f"{why_k} {why_choose}")
     others = [_radius(numbers), _space(numbers), _hubs(numbers), _copies(numbers), _flips(numbers), _collapse(numbers)]
     return Advice(
         verdict=verdict,
         reason=reason,
         k=ball.k,
         choose=choose,
-        suggestions=[Suggestion(keys=keys, reason=f"{why_k} {why_choose}"), *(one for one in others if one is not None)],
+        suggestions=[*([ANOTHER] if verdict == "little" else []), typed, *(one for one in others if one is not None)],
     )
 
 
@@ -92,7 +105,7 @@ def _verdict(numbers: PriorNumbers) -> tuple[str, str]:
     if not numbers.labelled:
         return _verdict_without_labels(numbers)
     purity = numbers.usual.purity["uniform"]
-    known = knowledge(purity, numbers.chance)
+    known = known_of(numbers)
     seen = (
         f"{percent(purity)} of the positives among the {numbers.k} nearest have their anchor's label, "
         f"{percent(numbers.chance)} would by chance: {known:.2f} of the way from chance to perfect"

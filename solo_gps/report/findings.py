@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from solo_gps.evaluation.advice import Advice, advise
+from solo_gps.evaluation.advice import Advice, advise, known_of
 from solo_gps.evaluation.inspection import (
     USUAL,
     Inspected,
@@ -41,6 +41,12 @@ class Findings:
     def advice(self) -> dict[str, Advice]:
         """What each prior is worth for these images, and what to do with it, by its name."""
         return {name: advise(numbers) for name, numbers in self.numbers.items()}
+
+    @property
+    def ranking(self) -> list[tuple[str, float]]:
+        """The priors by what they know of the classes (0 at chance, 1 perfect), the best first; empty without labels."""
+        known = [(name, known_of(numbers)) for name, numbers in self.numbers.items() if numbers.labelled]
+        return sorted(known, key=lambda one: -one[1])
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for machines; a number that cannot be known is ``None``."""

@@ -20,7 +20,7 @@ from solo_gps.evaluation.neighbourhood import first_columns
 from solo_gps.interfaces import ImageSet, NeighbourTable, name_of
 from solo_gps.neighbours.filters.graph import in_degree
 from solo_gps.report.findings import Findings
-from solo_gps.report.summary import number, table
+from solo_gps.report.summary import number, ranking, table
 from solo_gps.runtime.files import write_text
 from solo_gps.samplers.gps.config import CHOICES
 from solo_gps.version import __version__
@@ -104,6 +104,7 @@ def write_page(seen: Findings, folder: Path, *, place: str, command: str) -> Pat
         command=command,
         version=__version__,
         rows=table(seen),
+        ranked=ranking(seen),
         choices=CHOICES,
         pictures=drawn,
         galleries={name: gallery(seen, name) for name in seen.numbers},

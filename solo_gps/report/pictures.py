@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -171,10 +172,12 @@ def _svg(theme: str, draw: Draw, height: float) -> str:
         "axes.spines.right": False,
         "legend.frameon": False,
         "font.size": 11,
+        "svg.fonttype": "none",  # whoever looks has fonts of their own, for class names of any script
         "svg.hashsalt": "solo-gps",  # the same picture has the same bytes
         "text.parse_math": False,  # a class may be called $x$
     }
-    with rc_context(settings):
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # missing here, where text is only measured
         figure = Figure(figsize=(SIZE[0], height), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(alpha=0.6)

@@ -19,6 +19,9 @@ def summary(place: str, seen: Findings) -> Iterator[str]:
     yield f"{place}: {len(seen.images):,} images{classes}"
     yield ""
     yield from aligned(table(seen))
+    if ranked := ranking(seen):
+        yield ""
+        yield ranked
     for name, advice in seen.advice.items():
         yield ""
         yield f"{name}: {advice.verdict}. {advice.reason}"
@@ -32,6 +35,15 @@ def summary(place: str, seen: Findings) -> Iterator[str]:
     for (one, other), share in seen.agreement.items():
         chance = min(1.0, 10 / (len(seen.images) - 1))
         yield f"\n{one} and {other} share {percent(share)} of their nearest neighbours ({percent(chance)} by chance)"
+
+
+def ranking(seen: Findings) -> str:
+    """Which prior knows the most, in a sentence; empty for one prior, or without labels."""
+    if len(seen.ranking) < 2:
+        return ""
+    (best, most), *rest = seen.ranking
+    others = ", ".join(f"{name} {known:.2f}" for name, known in rest)
+    return f"{best} knows the most of these classes: {most:.2f} of the way from chance to perfect; {others}."
 
 
 def table(seen: Findings) -> list[list[str]]:

@@ -55,6 +55,13 @@ def test_verdicts_of_a_prior_that_knows_and_of_one_that_does_not(seen):
     assert seen.advice["array 3"].verdict == "little"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_labels_as_a_prior_are_excellent(tmp_path):
+    np.save(tmp_path / "labels.npy", np.eye(10, dtype=np.float32)[LABELS])
+    (advice,) = solo_gps.inspect(PIXELS, {"name": "array", "path": str(tmp_path / "labels.npy")}, labels=LABELS).advice.values()
+    assert advice.verdict == "excellent"
+
+
 def test_flips_and_crops_are_known_where_there_is_an_encoder(seen):
     assert 0 <= seen.numbers["pixels"].flip < seen.numbers["pixels"].crop <= 1
     assert math.isnan(seen.numbers["array 3"].flip)

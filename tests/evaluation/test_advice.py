@@ -37,10 +37,12 @@ def good():
     return numbers(DRAW.normal(size=(10, 8))[CLASSES] + 0.45 * DRAW.normal(size=(1000, 8)))
 
 
-def test_a_random_prior_says_little(random):
+def test_a_random_prior_says_little(random, good):
     said = advise(random)
     assert said.verdict == "little"
     assert "expect less than plain" in said.reason
+    assert "another prior" in said.suggestions[0].reason
+    assert not any("another prior" in one.reason for one in advise(good).suggestions)
     assert abs(random.usual.purity["uniform"] - random.chance) < 0.05
 
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import solo_gps
 from solo_gps.errors import ConfigError
-from solo_gps.evaluation.advice import percent
+from solo_gps.evaluation.advice import known_of, percent
 from solo_gps.report import page as made
 from solo_gps.report.page import chosen
 from solo_gps.report.summary import table
@@ -67,6 +67,7 @@ def test_every_picture_has_words_and_is_whole(pages, which):
             assert kind == "data:image/svg+xml"
             assert content.startswith(b"<?xml")
             assert b"mathdefault" not in content
+            assert b"<text" in content
 
 
 def test_the_numbers_are_those_of_the_inspection(labelled, pages):
@@ -89,6 +90,10 @@ def test_the_numbers_are_those_of_the_inspection(labelled, pages):
             assert one.keys in whole
             assert one.reason in whole
     assert "solo-gps inspect 'data/<train>'" in whole
+    (best, most), (other, less) = labelled.ranking
+    assert (best, other) == ("pixels", "<script>alert(1)</script>")
+    assert most == known_of(labelled.numbers["pixels"]) > less
+    assert f"pixels knows the most of these classes: {most:.2f} of the way from chance to perfect; {other} {less:.2f}." in whole
 
 
 def test_marks_and_words_say_whether_a_positive_is_right(labelled, pages):
