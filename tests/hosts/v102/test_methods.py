@@ -373,7 +373,7 @@ def test_checkpoints_are_written_and_found_again_by_equal_recipes_alone(host, di
     assert checkpoint.parent.parent == tmp_path / "simclr"
     assert json.loads((checkpoint.parent / "args.json").read_text())["method"] == "simclr"
     assert host.checkpoint_to_resume(host.complete(cfg)) == str(checkpoint)
-    guided = OmegaConf.merge(cfg, {"sampler": {"gps": {"k": 3}}})
+    guided = OmegaConf.merge(cfg, {"solo_gps": {"keys": "what a guided run writes into its recipe"}})
     assert host.checkpoint_to_resume(host.complete(guided)) is None
     other = OmegaConf.merge(cfg, {"optimizer": {"lr": 2.0}})
     assert host.checkpoint_to_resume(host.complete(other)) is None
