@@ -5,7 +5,9 @@
 
 SimCLR from image files, the variants in turns, several rounds (pNN's step: pnn_step.py). A step's seconds are those of whole
 epochs after the first, which also starts the network, divided by their steps; CPU seconds are of the process and of its workers.
-On a GPU each variant trains once more under torch's profiler: ``waits`` is how often a step waits for the device.
+On a GPU each variant trains once more under torch's profiler: ``waits`` is how often a step waits for the device. Where DALI is
+installed it has two variants; its guided one is compared with its plain one. On a CPU solo-learn's own asks for a GPU even where
+``dali.device=cpu``: here it is told that there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,13 +31,18 @@ from solo_gps.hosts.detect import detect_host
 
 KWARGS = {"proj_hidden_dim": 2048, "proj_output_dim": 128, "temperature": 0.2}
 GPS = {"sampler": {"gps": {}}}
+DALI = {"data": {"format": "dali"}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gps": GPS,
     "gps, images=memory": {**GPS, "images": {"store": "memory"}},
     "gps, keep_apart": {"sampler": {"gps": {"keep_apart": True}}},
+    "plain, dali": DALI,
+    "gps, dali": {**GPS, **DALI},
     "gps, refresh every epoch": {**GPS, "prior": {"name": "pca"}, "refresh": {"of": "features", "start": 0, "every": 1}},
 }
+ALL_OFF = {name: {"prob": 0.0} for name in ("gaussian_blur", "solarization", "equalization")}
+"""Said for DALI, which wants each kind named."""
 PROFILED = range(20, 30)
 """Steps of an epoch that the profiler sees."""
 
@@ -80,13 +89,26 @@ def train(cfg: Any, profile: bool) -> dict[str, float]:
                 self.profiler = None
 
     own: Callable[..., list[Any]] = type(host).callbacks
-    with patch.object(type(host), "callbacks", lambda self, cfg: [*own(self, cfg), Clock()]):
+    with patch.object(type(host), "callbacks", lambda self, cfg: [*own(self, cfg), Clock()]), without_gpu(cfg):
         pretrain(cfg)
     if profile:
         return {"waits": found["waits"]}
     (wall, cpu), (wall_end, cpu_end) = marks[1], marks[-1]
     steps = found["steps"] * (len(marks) - 2)
     return {"wall": (wall_end - wall) / steps, "cpu": (cpu_end - cpu) / steps}
+
+
+@contextmanager
+def without_gpu(cfg: Any) -> Iterator[None]:
+    """Tells solo-learn's DALI, guided or not, that there is no GPU where the recipe has none."""
+    if cfg.data.get("format") != "dali" or cfg.accelerator == "gpu":
+        yield
+        return
+    from solo.data.dali_dataloader import PretrainPipelineBuilder as Builder
+
+    build = Builder.pipeline
+    with patch.object(Builder, "pipeline", lambda self, **asked: build(self, **{**asked, "device_id": None})):
+        yield
 
 
 def main() -> None:
@@ -101,9 +123,10 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=1)
     arguments.add_argument("--epochs", type=int, default=3)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    arguments.add_argument("--only", nargs="+", choices=list(VARIANTS))
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
+    options.only = options.only or [name for name in VARIANTS if "dali" not in name or find_spec("nvidia.dali")]
     what = (
         f"simclr, {options.backbone}, {options.count} images, crops of {options.crop}, batches of {options.batch}, "
         f"{options.precision}, {options.workers} workers, {options.epochs - 1} epochs after the first, {options.rounds} rounds"
@@ -121,19 +144,21 @@ def main() -> None:
         images = subset(options.images, Path(folder), options.count)
 
         def run(name: str, profile: bool = False) -> dict[str, float]:
+            nodes = dict(VARIANTS[name])
             cfg = recipe(
                 "simclr",
                 images,
                 KWARGS,
-                [{**STRONG, "crop_size": options.crop, "num_crops": 2}],
+                [{**STRONG, **ALL_OFF, "crop_size": options.crop, "num_crops": 2}],
                 backbone={"name": options.backbone},
                 optimizer={"batch_size": options.batch},
-                data={"num_workers": options.workers},
+                data={"num_workers": options.workers, **nodes.pop("data", {})},
+                dali={"device": options.accelerator},
                 accelerator=options.accelerator,
                 devices=1,
                 precision=options.precision,
                 max_epochs=options.epochs,
-                **VARIANTS[name],
+                **nodes,
             )
             return train(cfg, profile)
 
@@ -143,7 +168,8 @@ def main() -> None:
             row: dict[str, Any] = {"what": name}
             for key, ratio in (("wall", "ratio"), ("cpu", "cpu_ratio")):
                 row[key] = f"{statistics.median(one[name][key] for one in rounds):.4f}"
-                row[ratio] = spread([one[name][key] / one[options.only[0]][key] for one in rounds])
+                base = "plain, dali" if name == "gps, dali" else options.only[0]
+                row[ratio] = spread([one[name][key] / one[base][key] for one in rounds])
             if options.accelerator == "gpu":
                 row.update(run(name, profile=True))
             report.add(**row)

@@ -95,7 +95,7 @@ class Watch:
         text = page.get_template("watch.html").render(
             receipt=receipt,
             keys=OmegaConf.to_yaml(OmegaConf.create(asked)),
-            columns=sorted({name for _, values in numbers for name in values}),
+            columns=list(dict.fromkeys(name for _, values in numbers for name in values)),
             numbers=[numbers[row] for row in kept],
             left_out=len(numbers) - len(kept),
             pictures={name: _as_uri(picture) for name, picture in pictures.items()},
@@ -121,7 +121,7 @@ class Watch:
         distances = _distances(tables, pairs[:, 0], pairs[:, 1])
         name, wrong = worst_pairs(pairs, distances, labels, self._config.rows)
         if len(wrong):
-            title = f"{when}: {'nearest of another class' if name == 'guided_wrong' else 'furthest'}"
+            title = f"{when}: {'wrong, the nearest' if name == 'guided_wrong' else 'the furthest'}"
             pictures[name] = draw_gallery(images, wrong[:, 0].tolist(), wrong[:, 1:], title=title)
         return pictures
 
