@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,13 +136,13 @@ def score(features: Features, config: ScoreConfig) -> dict[str, float | None]:
 
     Returns:
         ``knn_weighted`` (solo-learn's form), ``knn_one_vote``, ``linear``, ``recall@k`` for each k, ``map``, ``rank_me``,
-        ``alignment`` and ``uniformity``, as far as they were asked for.
+        ``alignment`` and ``uniformity``, as far as they were asked for; ``None`` where a figure does not apply.
 
     Raises:
         DataError: There are fewer images than neighbours asked for, or a feature is not finite.
         ConfigError: scikit-learn is missing, which the linear probe needs.
     """
-    return dict(_figures(features, config))
+    return {name: None if value is None or math.isnan(value) else value for name, value in _figures(features, config)}
 
 
 def _figures(features: Features, config: ScoreConfig) -> Iterator[tuple[str, float | None]]:

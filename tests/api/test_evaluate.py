@@ -98,6 +98,17 @@ def test_without_a_training_set_each_image_is_judged_by_the_others(checkpoint, d
     assert row.figures["linear"] is None
 
 
+def test_a_figure_that_does_not_apply_is_null_in_json_and_a_dash_in_the_table(digits, tmp_path):
+    for digit in ("0", "1", "2"):
+        (tmp_path / "one" / digit).mkdir(parents=True)
+        shutil.copy(sorted((digits / "val" / digit).iterdir())[0], tmp_path / "one" / digit)
+    found = solo_gps.evaluate(test=tmp_path / "one", priors=["pixels"], metrics=["retrieval", "linear"], recall=[1])
+    assert found.rows[0].figures == {"linear": None, "recall@1": 0, "map": None}
+    json.dumps(found.as_json(), allow_nan=False)
+    assert found.as_text().splitlines()[1].split()[-3:] == ["0.00", "%", "-"]
+    assert found.as_csv().splitlines()[1].endswith(",,0.0,")
+
+
 def test_a_prior_that_learns_has_learned_from_the_training_images_alone(digits):
     from sklearn.decomposition import PCA
 
