@@ -13,7 +13,7 @@ from safetensors.torch import load
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.resolve import of_parts, resolve_prior
 from solo_gps.embeddings.service import embed
-from solo_gps.embeddings.store import STATE
+from solo_gps.embeddings.store import NAME, STATE, read_manifest
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
@@ -21,6 +21,7 @@ from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
 from solo_gps.runtime.devices import device_of
 from solo_gps.runtime.progress import Progress
+from solo_gps.runtime.store import check_blocks, mend_of
 
 VIEWS = "simclr"
 """The augmentation of views (``prior.augmentation``)."""
@@ -51,7 +52,7 @@ def embed_others(
         (M, D) embeddings, or (views, M, D).
 
     Raises:
-        SoloGpsError: As :func:`solo_gps.embeddings.embed`.
+        SoloGpsError: As :func:`solo_gps.embeddings.embed`; also where what the prior learned is damaged.
     """
     encoder = resolve_prior(prior, images)
     joined = isinstance(encoder, JoinEncoder)
@@ -68,6 +69,7 @@ def embed_others(
         if encoder.trained:
             folder = embed(fitted_on, prior).folder
             assert folder is not None
+            check_blocks(folder / NAME, read_manifest(folder), STATE, mend_of(folder), at_most=None)
             encoder.load_state({name: tensor.clone() for name, tensor in load((folder / STATE).read_bytes()).items()})
         found = _forward(images, encoder, rows, 0 if joined else views, seed)
     return found.reshape(views, len(images), -1) if views else found
