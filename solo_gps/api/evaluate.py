@@ -89,16 +89,22 @@ def evaluate(
         _check(tested, trained, config)
         for row in asked:
             with _named(row):
-                resolve_prior(row.node, tested.images if trained is None else trained.images)
+                for part in (tested, trained):
+                    if part is not None:
+                        resolve_prior(row.node, part.images)
         rows = []
         for row in asked:
             with _named(row):
                 logger.info("evaluating %s", row.name)
                 features = _features(row, tested, trained, config)
                 figures = score(features, config)
-                rows.append(Row(name=row.name, kind=row.kind, dimensions=features.test.shape[1], figures=figures))
-        counts = {"test_images": len(tested.images), "train_images": None if trained is None else len(trained.images)}
-        return Evaluation(rows=rows, settings={**asdict(config), **counts})
+                prior = {
+                    key: value for key, value in row.node.items() if row.kind != "untrained" or key not in ("path", "prefix")
+                }
+                size = features.test.shape[1]
+                rows.append(Row(name=row.name, kind=row.kind, prior=prior, dimensions=size, figures=figures))
+        sets = {"test": tested.described(), "train": None if trained is None else trained.described()}
+        return Evaluation(rows=rows, settings={**asdict(config), **sets})
 
 
 def _rows(
@@ -117,12 +123,13 @@ def _rows(
         with _named(row), preserved_generators(torch.device("cpu")):
             resolve_prior(row.node).load(torch.device("cpu"))
         yield row
-        name = f"untrained {row.node['architecture']}"
+        network = row.node["architecture"]
         alike = repr(sorted({**row.node, "path": ""}.items()))
         if alike not in untrained:
-            number = sum(one.name.startswith(name) for one in untrained.values())
+            others = sum(one.node["architecture"] == network for one in untrained.values())
             node = untrained_prior(row.node, config.seed, folder)
-            untrained[alike] = _Asked(name=f"{name} ({number + 1})" if number else name, kind="untrained", node=node)
+            name = f"untrained {network}" + (f" ({others + 1})" if others else "")
+            untrained[alike] = _Asked(name=name, kind="untrained", node=node)
     for prior in priors:
         node = {"device": config.device, **(prior_node(prior) or {})}
         said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", *RUNTIME_KEYS))
@@ -181,6 +188,9 @@ class _Labelled:
         if isinstance(brought, (str, os.PathLike)):
             classes = sorted(entry.name for entry in os.scandir(os.path.expanduser(brought)) if entry.is_dir())
         return cls(what=what, images=images, labels=labels, classes=list(classes or map(str, np.unique(labels))))
+
+    def described(self) -> dict[str, Any]:
+        return {"images": len(self.images), "classes": len(self.classes), "place": getattr(self.images, "place", None)}
 
 
 def _check(test: _Labelled, train: _Labelled | None, config: ScoreConfig) -> None:

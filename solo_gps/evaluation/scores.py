@@ -78,12 +78,14 @@ class Row:
     Attributes:
         name: Of the checkpoint or prior.
         kind: ``"checkpoint"``, ``"prior"`` or ``"untrained"``.
+        prior: The ``prior`` node of its features: network, preprocessing, precision.
         dimensions: D of its features.
         figures: Figure to value: accuracies, recall and mAP as shares from 0 to 1; ``None`` where it does not apply.
     """
 
     name: str
     kind: str
+    prior: Mapping[str, Any]
     dimensions: int
     figures: Mapping[str, float | None]
 
@@ -94,7 +96,8 @@ class Evaluation:
 
     Attributes:
         rows: One for each checkpoint and prior, then for each kind of network among the checkpoints without training.
-        settings: What was asked: images, k, temperature, seed.
+        settings: What was asked: k, temperature and the like; of ``test`` and ``train`` the number of images and classes, and the
+            place.
     """
 
     rows: Sequence[Row]
@@ -102,7 +105,10 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for machines."""
-        return {"settings": dict(self.settings), "rows": [{**vars(row), "figures": dict(row.figures)} for row in self.rows]}
+        return {
+            "settings": dict(self.settings),
+            "rows": [{**vars(row), "prior": dict(row.prior), "figures": dict(row.figures)} for row in self.rows],
+        }
 
     def as_csv(self) -> str:
         """One line a row, numbers in full; an empty cell where a figure does not apply."""

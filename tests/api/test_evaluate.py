@@ -244,7 +244,11 @@ def test_the_command_prints_a_table_and_writes_csv_and_json(checkpoint, digits, 
     names = ["one-ep=3", "prior pixels image_size=8", "prior pca", "untrained resnet18"]
     assert [line.startswith(name) for line, name in zip(lines, names, strict=True)] == [True] * 4
     told = json.loads(files[1].read_text())
-    assert (told["settings"]["k"], told["settings"]["train_images"], told["settings"]["test_images"]) == (3, 48, 16)
+    asked = told["settings"]
+    assert (asked["k"], asked["train"]["images"], asked["test"]["images"], asked["test"]["classes"]) == (3, 48, 16, 4)
+    assert asked["train"]["place"] == str(digits / "train")
+    assert told["rows"][0]["prior"]["path"].endswith("one-ep=3.ckpt")
+    assert "path" not in told["rows"][3]["prior"]
     rows = list(csv.DictReader(files[0].open()))
     assert [row["name"] for row in rows] == [row["name"] for row in told["rows"]] == names
     for row, line in zip(rows, lines, strict=True):
@@ -343,6 +347,14 @@ def test_what_cannot_be_is_one_line_before_anything_is_embedded(keys, says, chec
     with pytest.raises((DataError, ConfigError), match=says) as raised:
         solo_gps.evaluate(**asked)
     assert "\n" not in str(raised.value)
+    assert not own_cache.exists()
+
+
+def test_embeddings_that_lack_the_test_images_are_refused_before_anything_is_embedded(digits, tmp_path, own_cache):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((48, 3), np.float32))
+    array = {"name": "array", "path": str(tmp_path / "rows.npy")}
+    with pytest.raises(DataError, match="48 rows, but the training set has 16 images"):
+        solo_gps.evaluate(train=digits / "train", test=digits / "val", priors=["pixels", array], **SMALL)
     assert not own_cache.exists()
 
 
