@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def inspect_priors(images: ImageSet, priors: Mapping[str, Any], search: Mapping[
             if len(priors) > 1:
                 error.args = (f"{name}: {error}",)
             raise
-    return Inspection(images, inspect_spaces(images, spaces, seed=DEFAULT_SEED))
+    words = {name: words_of_prior(prior) for name, prior in priors.items()}
+    return Inspection(images, inspect_spaces(images, spaces, seed=DEFAULT_SEED), words)
 
 
 def _named(priors: Any) -> dict[str, Any]:
@@ -129,5 +131,22 @@ def name_of_prior(prior: Any, otherwise: str = "") -> str:
         return otherwise
     if not isinstance(prior, Mapping):
         return DEFAULT_ENCODER if prior is None else str(prior)
-    keys = [f"{key}={value}" for key, value in prior.items() if key not in ("name", "cache_dir")]
+    keys = [f"{key}={_typed(value)}" for key, value in prior.items() if key not in ("name", "cache_dir")]
     return " ".join([str(prior.get("name")), *keys])
+
+
+def words_of_prior(prior: Any) -> str:
+    """What to type for a prior in a recipe; nothing for embeddings that were brought, which no recipe knows."""
+    if is_array(prior):
+        return ""
+    keys = dict(prior) if isinstance(prior, Mapping) else {"name": DEFAULT_ENCODER if prior is None else prior}
+    return shlex.join([f"+prior={keys.pop('name')}", *(f"prior.{key}={_typed(value)}" for key, value in keys.items())])
+
+
+def _typed(value: Any) -> str:
+    """A value as Hydra reads it on a command line."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_typed(below)}" for key, below in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

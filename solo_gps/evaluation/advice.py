@@ -80,16 +80,17 @@ def known_of(numbers: PriorNumbers) -> float:
     return knowledge(numbers.usual.purity["uniform"], numbers.chance)
 
 
-def advise(numbers: PriorNumbers) -> Advice:
+def advise(numbers: PriorNumbers, prior: str = "") -> Advice:
     """Judges a prior.
 
     Args:
         numbers: What was seen.
+        prior: What to type for the prior.
     """
     verdict, reason = _verdict(numbers)
     ball, why_k = _ball(numbers)
     choose, why_choose = _choose(numbers, ball)
-    keys = f"+sampler=gps sampler.gps.k={ball.k} sampler.gps.choose={choose}"
+    keys = f"{prior} +sampler=gps sampler.gps.k={ball.k} sampler.gps.choose={choose}".strip()
     typed = Suggestion(keys=keys, reason=f"{why_k} {why_choose}")
     others = [_radius(numbers), _space(numbers), _hubs(numbers), _copies(numbers), _flips(numbers), _collapse(numbers)]
     return Advice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -30,8 +31,8 @@ class Findings:
         agreement: Share of the 10 nearest that two priors have in common, by their names; (10 / (N - 1) is that of chance).
     """
 
-    def __init__(self, images: ImageSet, seen: list[Inspected]) -> None:
-        self.images = images
+    def __init__(self, images: ImageSet, seen: list[Inspected], words: Mapping[str, str]) -> None:
+        self.images, self._words = images, words
         self.classes = {} if telling_labels(images) is None else class_names(images)
         self.numbers: dict[str, PriorNumbers] = {one.numbers.name: one.numbers for one in seen}
         self.tables: dict[str, NeighbourTable] = {one.numbers.name: one.table for one in seen}
@@ -40,7 +41,7 @@ class Findings:
     @cached_property
     def advice(self) -> dict[str, Advice]:
         """What each prior is worth for these images, and what to do with it, by its name."""
-        return {name: advise(numbers) for name, numbers in self.numbers.items()}
+        return {name: advise(numbers, self._words[name]) for name, numbers in self.numbers.items()}
 
     @property
     def ranking(self) -> list[tuple[str, float]]:

@@ -19,8 +19,18 @@ from solo_gps.neighbours.filters.graph import in_degree
 from solo_gps.report.findings import Findings
 
 THEMES = {
-    "light": {"ink": "#1b1f24", "grid": "#c9ced6", "lines": ("#0b62a4", "#b3470b", "#1c7a4f", "#7a3fa0", "#8a6d00", "#a3245e")},
-    "dark": {"ink": "#e8eaed", "grid": "#4a5058", "lines": ("#6db3f2", "#f2a36b", "#6fd3a0", "#c79df0", "#e0c65a", "#f08bb8")},
+    "light": {
+        "ground": "#ffffff",
+        "ink": "#1b1f24",
+        "grid": "#c9ced6",
+        "lines": ("#0b62a4", "#b3470b", "#1c7a4f", "#7a3fa0", "#8a6d00", "#a3245e"),
+    },
+    "dark": {
+        "ground": "#14171a",
+        "ink": "#e8eaed",
+        "grid": "#4a5058",
+        "lines": ("#6db3f2", "#f2a36b", "#6fd3a0", "#c79df0", "#e0c65a", "#f08bb8"),
+    },
 }
 """Six colours, told apart by their lightness too; lines differ by dashes and marks besides."""
 DASHES = ("-", "--", "-.", ":")
@@ -107,8 +117,8 @@ def _in_degrees(seen: Findings) -> Picture:
 
     def draw(axes: Any, lines: tuple[str, ...]) -> None:
         for place, (name, values) in enumerate(degrees.items()):
-            shares = 100 * (1 - np.arange(len(values)) / len(values))  # with at least the degree at that place
-            axes.step(np.sort(values), shares, where="post", label=name, **_line(place, lines))
+            degree, below = np.unique(np.sort(values), return_index=True)
+            axes.step(degree, 100 * (1 - below / len(values)), where="pre", label=name, **_line(place, lines))
         axes.set_yscale("log")
         axes.set_xscale("symlog", linthresh=first.k)
         for axis in (axes.xaxis, axes.yaxis):
@@ -170,7 +180,8 @@ def _svg(theme: str, draw: Draw, height: float) -> str:
         "axes.facecolor": "none",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "legend.frameon": False,
+        "legend.facecolor": look["ground"],
+        "legend.edgecolor": "none",
         "font.size": 11,
         "svg.fonttype": "none",  # whoever looks has fonts of their own, for class names of any script
         "svg.hashsalt": "solo-gps",  # the same picture has the same bytes

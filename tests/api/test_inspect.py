@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
 from image_sets import digits_pixels
+from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 import solo_gps
-from solo_gps.api.inspect import Inspection
+from solo_gps.api.inspect import Inspection, name_of_prior, words_of_prior
+from solo_gps.commands.recipes import compose_recipe
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours.filters.graph import hubness, in_degree
@@ -72,9 +75,33 @@ def test_json_has_every_number_and_no_nan(seen):
     back = json.loads(text)
     assert [one["name"] for one in back["priors"]] == list(seen.numbers)
     assert back["priors"][2]["flip"] is None
-    assert back["priors"][0]["advice"]["suggestions"][0]["keys"].startswith("+sampler=gps sampler.gps.k=")
+    assert back["priors"][0]["advice"]["suggestions"][0]["keys"].startswith("+prior=pixels +sampler=gps sampler.gps.k=")
     assert back["agreement"]["shared"][0]["priors"] == ["pixels", "pca dimensions=8"]
     assert set(back["priors"][0]) == {*vars(seen.numbers["pixels"]), "advice"}
+
+
+WORDS = [
+    (None, "patches", "+prior=patches"),
+    ("pca", "pca", "+prior=pca"),
+    ({"name": "pca", "whiten": 0.5, "cache_dir": "a b"}, "pca whiten=0.5", "+prior=pca prior.whiten=0.5 'prior.cache_dir=a b'"),
+    ({"name": "timm", "pretrained": False, "checkpoint": None}, None, "+prior=timm prior.pretrained=false prior.checkpoint=null"),
+    (
+        {"name": "join", "parts": ["pixels", {"name": "pca", "weight": 2}]},
+        None,
+        "+prior=join 'prior.parts=[pixels,{name:pca,weight:2}]'",
+    ),
+    (ROWS, "array", ""),
+]
+
+
+@pytest.mark.parametrize(("prior", "name", "words"), WORDS)
+def test_what_to_type_is_read_by_hydra_as_the_same_prior(prior, name, words):
+    assert words_of_prior(prior) == words
+    assert name in (None, name_of_prior(prior, "array"))
+    if isinstance(prior, dict):
+        group, *keys = shlex.split(words)
+        read = compose_recipe("simclr_digits", ["+sampler=gps", group, *keys]).prior
+        assert {key: OmegaConf.to_container(read)[key] for key in prior} == prior
 
 
 def test_without_labels_what_needs_them_is_not_known():

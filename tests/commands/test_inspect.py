@@ -54,7 +54,7 @@ def test_a_flat_folder_has_no_purity(flat, tmp_path, monkeypatch, capsys):
     assert "48 images, no labels to judge by" in out
     assert "purity" not in out
     assert "hubness (skewness)" in out
-    assert "+sampler=gps sampler.gps.k=10 sampler.gps.choose=uniform" in out
+    assert "+prior=pixels prior.image_size=8 +sampler=gps sampler.gps.k=10 sampler.gps.choose=uniform" in out
 
 
 @pytest.mark.parametrize(
