@@ -34,7 +34,7 @@ from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
 from solo_gps.runtime.determinism import preserved_generators
-from solo_gps.runtime.devices import device_of
+from solo_gps.runtime.devices import current, device_of
 from solo_gps.runtime.progress import duration
 from solo_gps.runtime.ranks import Ranks, torchrun_ranks
 
@@ -69,7 +69,7 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
         before.check_unchanged()
     device = device_of(encoder.config.device)
     try:
-        with preserved_generators(device):
+        with preserved_generators(device), current(device):
             encoder.load(device)
             with _said_of_the_disk(cache_root(encoder.config.cache_dir)):
                 if not together:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -20,8 +21,10 @@ from solo_gps.guide.trainer_callback import trainer_callback
 from solo_gps.hosts.dali import guided_module
 from solo_gps.hosts.data_folder import reads_by_dali
 from solo_gps.hosts.detect import Host, detect_host
+from solo_gps.hosts.devices import gpus_asked
 from solo_gps.hosts.rehearsal import rehearse
 from solo_gps.plugins import wrapped
+from solo_gps.runtime.devices import gpus_of_run
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,10 @@ def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
     run = GuidedRun(recipe, host, asked)
     run.callback = trainer_callback(run)
     stack.enter_context(_as_current(run))
+    stack.enter_context(gpus_of_run(gpus_asked(recipe)))
+    if recipe.get("deterministic"):
+        # As Lightning does, but before our own products: CUDA reads it once.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     global times_switched_on
     times_switched_on += 1
     stack.enter_context(host.switched_on())

@@ -1,4 +1,4 @@
-"""How many devices a recipe asks for."""
+"""How many devices a recipe asks for, and which."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def device_count(devices: object, accelerator: str | None) -> int:
     if count < 1:
         raise ConfigError(f"devices={devices!r}: wanted a number of devices, a list of ids such as [0,1], or 'auto'.")
     return count
+
+
+def gpus_asked(recipe: DictConfig) -> list[int]:
+    """Numbers of the GPUs that a recipe's ``devices`` names; none where it only says how many, or trains elsewhere."""
+    devices = recipe.get("devices")
+    if recipe.get("accelerator") not in ("gpu", "cuda", "auto", None):
+        return []
+    if isinstance(devices, str) and "," in devices:  # as Lightning reads it
+        devices = [part for part in devices.split(",") if part.strip()]
+    if not isinstance(devices, (list, tuple, ListConfig)):
+        return []
+    numbers = [str(number).strip() for number in devices]
+    return [int(number) for number in numbers] if all(map(str.isdecimal, numbers)) else []
 
 
 def _cuda_devices() -> int:

@@ -42,7 +42,7 @@ class SearchBackend(ABC):
     """Whether :meth:`candidates` returns ``reach``. An approximate backend has its recall measured instead."""
 
     device: str = "cpu"
-    """Where the core computes distances for this backend, ``"cpu"`` or ``"cuda"``; set by :meth:`fit`."""
+    """Where the core computes distances for this backend, ``"cpu"`` or ``"cuda:<n>"``; set by :meth:`fit`."""
 
     def __init__(self, config: SearchConfig) -> None:
         self.config = config

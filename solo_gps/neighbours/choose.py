@@ -92,11 +92,12 @@ def _automatic(config: SearchConfig, images: int, columns: int, radius: float | 
     products = float(images) ** 2 * columns
     if radius is not None:
         return "torch", f"exact on {device}, as every radius search"
-    if products <= MOST_PRODUCTS[device]:
-        return "torch", f"exact on {device}, {products:.1e} multiply-adds are at most {MOST_PRODUCTS[device]:.0e}"
-    large = f"{products:.1e} multiply-adds are more than {MOST_PRODUCTS[device]:.0e}"
+    most = MOST_PRODUCTS[device.partition(":")[0]]
+    if products <= most:
+        return "torch", f"exact on {device}, {products:.1e} multiply-adds are at most {most:.0e}"
+    large = f"{products:.1e} multiply-adds are more than {most:.0e}"
     faiss = installed_faiss()
-    if device == "cuda" and faiss.cagra:
+    if device != "cpu" and faiss.cagra:
         return "faiss_cagra", f"approximate, {large}"
     if device == "cpu" and faiss.version is not None:
         return "faiss_ivf", f"approximate, {large}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from solo_gps.config import LARGEST_SEED, Keys, check_choice, number
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.runtime.machine import check_fits
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "cuda:<n>")
 LEAST_MIB = 16
 MOST_LINKS = 256  # a node of the graph takes 8 bytes a link, and more than some dozens gain nothing
 
@@ -21,7 +22,7 @@ class SearchConfig(Keys):
     """Name of a registered backend: torch, faiss, faiss_gpu, faiss_ivf, faiss_hnsw, faiss_cagra, or auto."""
 
     device: str = "auto"
-    """Where to compute: cpu, cuda, or auto (CUDA when torch sees a GPU)."""
+    """Where to compute: cpu, cuda:<n>, cuda (this rank's own GPU), or auto (the same, when torch sees one)."""
 
     memory_mib: int = number(256, least=LEAST_MIB)
     """Working memory of a search in MiB, besides the embeddings, their copies and the table; block sizes follow from it."""
@@ -64,11 +65,12 @@ class SearchConfig(Keys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("device", self.device, DEVICES)
+        if not re.fullmatch(r"cuda:\d{1,3}", self.device):
+            check_choice("device", self.device, DEVICES)
         check_fits(f"memory_mib={self.memory_mib}", self.memory_mib << 20, "Lower it.")
 
     def budget(self, device: str) -> int:
-        """Returns the working memory in bytes on ``"cpu"`` or ``"cuda"``."""
+        """Returns the working memory in bytes on ``"cpu"`` or a GPU."""
         return (self.memory_mib if device == "cpu" else self.gpu_memory_mib) << 20
 
 

@@ -26,6 +26,7 @@ from solo_gps.neighbours.exact.points import points_of
 from solo_gps.neighbours.exact.recall import reach_recall
 from solo_gps.neighbours.exact.workspace import Workspace
 from solo_gps.runtime.determinism import true_float32
+from solo_gps.runtime.devices import current, pick_device
 from solo_gps.runtime.progress import Progress, duration
 from solo_gps.runtime.ranks import training_ranks
 
@@ -130,7 +131,8 @@ def _search(
     """As :func:`_search_once`, in less of the GPU's memory where there is less: the table is the same."""
     while True:
         try:
-            return _search_once(embeddings, backend, k, radius, name)
+            with current(pick_device(backend.config.device)):
+                return _search_once(embeddings, backend, k, radius, name)
         except torch.cuda.OutOfMemoryError:
             config = backend.config
             if training_ranks(config.distributed).world > 1 or config.gpu_memory_mib < 2 * LEAST_MIB:
@@ -150,7 +152,8 @@ def _search_once(
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""
     begun = time.perf_counter()
-    work = _open(embeddings, backend)
+    with training_ranks(backend.config.distributed).failing_together():
+        work = _open(embeddings, backend)
     report = duplicate_report(work.points.groups)
     if report.groups:
         log.warning(
@@ -208,7 +211,7 @@ def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[
     count = min(k + 1, total)
     if not backend.exact:
         facts["recall"] = reach_recall(work, backend, count)
-    with _progress(work) as progress:
+    with ranks.failing_together(), _progress(work) as progress:
         keys = nearest_points(work, backend, count, ranks.share_of(total), progress.update)
     keys = ranks.gather_numbers(keys)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import RUNTIME_KEYS, PriorConfig
 from solo_gps.runtime.determinism import plain_float32
+from solo_gps.runtime.devices import computes_bfloat16
 
 __all__ = ["RUNTIME_KEYS", "Encoder", "PriorConfig"]
 
@@ -76,7 +77,7 @@ class Encoder:
         """``"fp32"``, ``"bf16"`` or ``"fp16"``: the configured precision, ``auto`` resolved for the device of ``load``."""
         if self.config.precision != "auto":
             return str(self.config.precision)
-        return "bf16" if self.device is not None and self.device.type == "cuda" else "fp32"
+        return "bf16" if self.device is not None and computes_bfloat16(self.device) else "fp32"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The autocast context of ``precision`` on the device; for fp32, one without any autocast around it."""

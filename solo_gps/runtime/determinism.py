@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,10 @@ def _set_to_ieee() -> list[tuple[Any, str, Any]]:
         before.append((place, name, getattr(place, name)))
         setattr(place, name, value)
 
-    change(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
+    # A pair where torch knows of split products too: a single value read back would lose its second half.
+    reduced = torch._C._get_cublas_allow_bf16_reduced_precision_reduction()
+    before.append((backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", reduced))
+    backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (False, False) if isinstance(reduced, tuple) else False
     products = [backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.mkldnn, "conv", None)]
     if all(_has(place, "fp32_precision") for place in products):
         for place in products:
@@ -88,12 +91,18 @@ def _set_to_ieee() -> list[tuple[Any, str, Any]]:
     else:
         before.append((torch, "float32_matmul_precision", torch.get_float32_matmul_precision()))
         torch.set_float32_matmul_precision("highest")
-    try:
+    with suppress(RuntimeError):  # the program has set single operations of cuDNN, and torch refuses to mix the two ways
         change(backends.cudnn, "allow_tf32", False)
-    except RuntimeError:  # the program has set single operations of cuDNN, and torch refuses to mix the two ways
-        for operation in ("conv", "rnn"):
-            change(getattr(backends.cudnn, operation), "fp32_precision", "ieee")
+    for operation in _operations_of_cudnn():
+        # What follows a setting for all operations does not follow the one above.
+        if operation.fp32_precision not in ("ieee", "none"):
+            change(operation, "fp32_precision", "ieee")
     return before
+
+
+def _operations_of_cudnn() -> list[Any]:
+    places = [getattr(torch.backends.cudnn, name, None) for name in ("conv", "rnn")]
+    return [place for place in places if _has(place, "fp32_precision")]
 
 
 def _has(place: Any, name: str) -> bool:
@@ -108,7 +117,7 @@ def _restore(settings: list[tuple[Any, str, Any]]) -> None:
         if place is torch:
             torch.set_float32_matmul_precision(value)
             continue
-        if name == "fp32_precision":
+        if name == "fp32_precision" and place not in _operations_of_cudnn():  # these have values of their own from the start
             # What was only inherited from the setting for all operations must go on following it.
             place.fp32_precision = "none"
             if place.fp32_precision == value:

@@ -96,6 +96,16 @@ class Ranks:
         if failed:
             raise ConfigError("another rank failed: " + "; ".join(failed))
 
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Has every rank raise when one does in the block: else the others would wait for it in the next collective."""
+        try:
+            yield
+        except Exception as error:
+            self.all_agree(error)
+            raise
+        self.all_agree()
+
 
 def training_ranks(distributed: bool = True) -> Ranks:
     """The ranks that train together, in torch.distributed's own group; this process alone without it, or if not wanted."""

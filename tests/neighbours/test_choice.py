@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from solo_gps.errors import ConfigError, UnknownNameError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours import find, register_search_backends
 from solo_gps.neighbours.backend import Candidates, SearchBackend
-from solo_gps.neighbours.backends import faiss_here
+from solo_gps.neighbours.backends import faiss_exact, faiss_here
 from solo_gps.neighbours.backends.faiss_here import Faiss, faiss_missing
 from solo_gps.neighbours.choose import choose_backend, resolve_search
 from solo_gps.neighbours.config import SearchConfig
@@ -200,3 +201,44 @@ def test_groups_of_duplicates_against_unique():
         _, first, inverse = np.unique(array, axis=0, return_index=True, return_inverse=True)
         assert groups.first.tolist() == sorted(first.tolist())
         assert (first[inverse.reshape(-1)] == groups.first[groups.group_of]).all()
+
+
+class Gpus:
+    """FAISS for two GPUs, as far as FaissGpu asks it; there is none where tests run."""
+
+    StandardGpuResources = GpuMultipleClonerOptions = SimpleNamespace
+
+    def __init__(self):
+        self.asked = []
+
+    def IndexFlatL2(self, columns):
+        return columns
+
+    def index_cpu_to_all_gpus(self, flat, co, ngpu):
+        self.asked.append(("all", ngpu))
+        return SimpleNamespace(add=lambda points: None)
+
+    def index_cpu_to_gpu(self, resources, device, flat, options):
+        self.asked.append(("one", device))
+        return SimpleNamespace(add=lambda points: None)
+
+
+@pytest.mark.parametrize(("world", "asked"), [(1, ("all", -1)), (2, ("one", 1))])
+def test_each_of_several_ranks_has_the_points_on_its_own_gpu_alone(world, asked, monkeypatch):
+    faiss = Gpus()
+    monkeypatch.setattr(faiss_exact, "load_faiss", lambda: faiss)
+    monkeypatch.setattr(faiss_exact, "pick_device", lambda name: "cuda:1")
+    monkeypatch.setattr(faiss_exact, "training_ranks", lambda distributed: SimpleNamespace(world=world))
+    backend = faiss_exact.FaissGpu(SearchConfig(backend="faiss_gpu"))
+    backend.fit(np.eye(4, dtype=np.float32))
+    assert faiss.asked == [asked]
+    assert backend.device == "cuda:1"
+
+
+def test_more_gpus_than_there_are_are_refused(monkeypatch):
+    """FAISS itself would abort the process."""
+    found = SimpleNamespace(version="1.15", package="faiss-gpu", gpus=2, cagra=False)
+    monkeypatch.setattr(faiss_exact, "faiss_missing", lambda gpu: None)
+    monkeypatch.setattr(faiss_exact, "installed_faiss", lambda: found)
+    assert faiss_exact.FaissGpu.missing(SearchConfig(gpus=2)) is None
+    assert "search.gpus=3, but FAISS sees 2 GPUs" in faiss_exact.FaissGpu.missing(SearchConfig(gpus=3))

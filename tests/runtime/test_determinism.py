@@ -149,3 +149,32 @@ def test_one_fingerprint_is_one_array(medium, digit_images, tmp_path):
     torch.set_float32_matmul_precision("highest")
     highest = embed(digit_images, {**prior, "cache_dir": str(tmp_path / "highest")}).array
     np.testing.assert_array_equal(medium_array, highest)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has no setting for all operations")
+@pytest.mark.parametrize("place", [torch.backends, torch.backends.cudnn], ids=["all", "cudnn"])
+def test_convolutions_follow_no_setting_for_all_operations(place):
+    cudnn, before = torch.backends.cudnn, place.fp32_precision
+    place.fp32_precision = "tf32"
+    try:
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "tf32")
+        with true_float32():
+            assert {cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision} <= {"ieee", "none"}
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "tf32")
+    finally:
+        place.fp32_precision = before
+
+
+def test_both_halves_of_the_setting_for_reduced_precision_come_back():
+    matmul, get = torch.backends.cuda.matmul, torch._C._get_cublas_allow_bf16_reduced_precision_reduction
+    before = get()
+    if not isinstance(before, tuple):
+        pytest.skip("this torch has one half alone")
+    matmul.allow_bf16_reduced_precision_reduction = (False, False)
+    try:
+        with true_float32():
+            assert get() == (False, False)
+        assert get() == (False, False)
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before

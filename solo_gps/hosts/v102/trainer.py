@@ -61,7 +61,7 @@ def trainer_kwargs(cfg: DictConfig) -> dict[str, Any]:
     }
     kwargs = {name: recipe[name] for name in known if recipe.get(name) is not None}
     kwargs.update(check_trainer(cfg))
-    kwargs["strategy"] = _strategy(recipe.get("strategy"))
+    kwargs["strategy"] = _strategy(recipe.get("strategy"), device_count(recipe.get("devices", 1), recipe.get("accelerator")))
     kwargs["enable_checkpointing"] = False
     if recipe.get("use_distributed_sampler") is not None:
         kwargs["replace_sampler_ddp"] = recipe["use_distributed_sampler"]
@@ -91,13 +91,13 @@ def check_trainer(cfg: DictConfig) -> dict[str, Any]:
     return {"precision": PRECISIONS[precision], "devices": count if accelerator == "cpu" else devices}
 
 
-def _strategy(name: str | None) -> Any:
+def _strategy(name: str | None, devices: int) -> Any:
     find_unused = STRATEGIES[name]
-    if find_unused is None:
-        return None
+    if find_unused is None and devices == 1:
+        return None  # else Lightning 1.9 would spawn, and a guided method cannot be pickled
     from pytorch_lightning.strategies import DDPStrategy
 
-    return DDPStrategy(find_unused_parameters=find_unused)
+    return DDPStrategy(find_unused_parameters=bool(find_unused))
 
 
 def callbacks(cfg: DictConfig) -> list[Any]:

@@ -6,10 +6,12 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+import torch
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
 from solo_gps.neighbours.config import SearchConfig
+from solo_gps.runtime.devices import pick_device
 
 # Points that FAISS's k-means wants for each list, and more than which it would not use.
 TRAINING_POINTS = 64
@@ -127,8 +129,9 @@ class FaissCagra(Approximate):
 
     def _build(self, points: np.ndarray) -> Any:
         faiss = load_faiss()
-        self.device = "cuda"
+        self.device = pick_device("cuda")
         options = faiss.GpuIndexCagraConfig()
+        options.device = torch.device(self.device).index
         options.graph_degree = 2 * self.config.links
         options.intermediate_graph_degree = 4 * self.config.links
         self._resources = faiss.StandardGpuResources()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
-from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
+from solo_gps.neighbours.backends.faiss_here import faiss_missing, installed_faiss, load_faiss
 from solo_gps.neighbours.config import SearchConfig
+from solo_gps.runtime.devices import pick_device
+from solo_gps.runtime.ranks import training_ranks
 
 
 class FaissFlat(SearchBackend):
@@ -44,19 +47,26 @@ class FaissGpu(FaissFlat):
 
     @classmethod
     def missing(cls, config: SearchConfig) -> str | None:
-        """A FAISS built for CUDA and a GPU must be there."""
-        return faiss_missing(gpu=True)
+        """A FAISS built for CUDA and as many GPUs as asked for must be there."""
+        missing = faiss_missing(gpu=True)
+        if missing is None and config.gpus > installed_faiss().gpus:
+            return f"search.gpus={config.gpus}, but FAISS sees {installed_faiss().gpus} GPUs. Lower it; 0 takes all."
+        return missing
 
     def fit(self, points: np.ndarray) -> None:
         """Copies the points to the GPUs."""
         faiss = load_faiss()
         super().fit(points)
-        self.device = "cuda"
+        self.device = pick_device("cuda")
         options = faiss.GpuMultipleClonerOptions()
         options.shard = self.config.shard
         options.useFloat16 = self.config.float16
         flat = faiss.IndexFlatL2(points.shape[1])
-        self.index = faiss.index_cpu_to_all_gpus(flat, co=options, ngpu=self.config.gpus or -1)
+        if training_ranks(self.config.distributed).world > 1:  # each rank has a share of the queries, and a GPU of its own
+            self._resources = faiss.StandardGpuResources()
+            self.index = faiss.index_cpu_to_gpu(self._resources, torch.device(self.device).index, flat, options)
+        else:
+            self.index = faiss.index_cpu_to_all_gpus(flat, co=options, ngpu=self.config.gpus or -1)
         self.index.add(points)
 
     def candidates(self, rows: np.ndarray, count: int) -> Candidates:

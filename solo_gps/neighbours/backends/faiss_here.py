@@ -39,7 +39,7 @@ def installed_faiss() -> Faiss:
     package = " and ".join(names) or "another build"
     try:
         import faiss
-    except ImportError as error:
+    except (ImportError, RuntimeError, OSError) as error:  # faiss-gpu without CUDA's libraries raises RuntimeError
         return Faiss(version=None, package=package, gpus=0, cagra=False, reason=str(error))
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     return Faiss(
@@ -69,6 +69,8 @@ def faiss_missing(*, gpu: bool = False, cagra: bool = False) -> str | None:
             "one: pip install 'solo-gps[cpu]' or pip install 'solo-gps[gpu]'"
         )
     if gpu and not found.gpus:
+        if "gpu" in found.package:
+            return f"{found} sees no GPU: it needs an NVIDIA driver and a GPU that is visible (CUDA_VISIBLE_DEVICES)."
         return f"{found} cannot use a GPU. Uninstall faiss-cpu, then: pip install 'solo-gps[gpu]' (needs an NVIDIA driver)"
     if cagra and not found.cagra:
         return f"{found} has no CAGRA index; builds with cuVS do (conda: faiss-gpu-cuvs). Use faiss_ivf or faiss_hnsw."

@@ -15,7 +15,7 @@ import torch
 
 from solo_gps.neighbours.backend import Candidates, SearchBackend
 from solo_gps.runtime.arrays import as_tensor
-from solo_gps.runtime.devices import pick_device
+from solo_gps.runtime.devices import computes_bfloat16, pick_device
 
 STRIPE = 16
 # Candidates for each neighbour, with bfloat16 products; the second where the first leaves too many rows unproven.
@@ -203,8 +203,7 @@ def smallest(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
 def bfloat16_pays(device: str, columns: int) -> bool:
     """Times one product each way (some milliseconds); whether bfloat16 is at least as fast as float32 here."""
     if device != "cpu":
-        # Older GPUs only emulate bfloat16.
-        return torch.cuda.get_device_capability()[0] >= 8
+        return computes_bfloat16(torch.device(device))
     generator = torch.Generator().manual_seed(0)
     wide = torch.rand((4096, columns), generator=generator)
     narrow = wide.bfloat16()

@@ -34,21 +34,22 @@ def ball_table(work: Workspace, backend: SearchBackend, radius: float, progress:
         DataError: A ball holds more than ``max_ball`` images; names the sizes seen and a radius that is accepted.
     """
     points, config, step = work.points, work.config, work.near.rows_per_block
-    seen = _sample_sizes(work, radius)
-    largest = int(seen.max())
     ranks = training_ranks(config.distributed)
     share = ranks.share_of(len(points.exact))
     keys, counts = [np.empty(0, np.int64)], np.zeros(len(share), np.int64)
-    for start in range(share.start, share.stop, step):
-        if largest > config.max_ball:
-            break
-        stop = min(start + step, share.stop)
-        row, key = work.within(np.arange(start, stop), radius)
-        sizes = np.bincount(row, points.groups.sizes[key & 0xFFFFFFFF], stop - start).astype(np.int64) - 1
-        largest = max(largest, int(sizes.max(initial=0)))
-        counts[start - share.start : stop - share.start] = np.bincount(row, minlength=stop - start)
-        keys.append(key)
-        progress(stop - start)
+    with ranks.failing_together():
+        seen = _sample_sizes(work, radius)
+        largest = int(seen.max())
+        for start in range(share.start, share.stop, step):
+            if largest > config.max_ball:
+                break
+            stop = min(start + step, share.stop)
+            row, key = work.within(np.arange(start, stop), radius)
+            sizes = np.bincount(row, points.groups.sizes[key & 0xFFFFFFFF], stop - start).astype(np.int64) - 1
+            largest = max(largest, int(sizes.max(initial=0)))
+            counts[start - share.start : stop - share.start] = np.bincount(row, minlength=stop - start)
+            keys.append(key)
+            progress(stop - start)
     # All ranks refuse together: they look for a better radius together too.
     largest = max(ranks.gather(largest))
     if largest > config.max_ball:

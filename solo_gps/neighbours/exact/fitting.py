@@ -66,7 +66,8 @@ def advise_radius(work: Workspace, backend: SearchBackend, share: float = GOOD_S
     points, config = work.points, work.config
     total, images, ranks = len(points.exact), len(points.groups.group_of), training_ranks(config.distributed)
     k = min(NEIGHBOURS, images - 1, config.max_ball)
-    keys = nearest_points(work, backend, min(k + 1, total), ranks.share_of(total))
+    with ranks.failing_together():
+        keys = nearest_points(work, backend, min(k + 1, total), ranks.share_of(total))
     keys = ranks.gather_numbers(keys)
     _, distances = expand_groups(keys, points.groups, points.factor, k)
     nearest, last = distances[:, 0].astype(np.float64), distances[:, -1].astype(np.float64)
@@ -100,16 +101,18 @@ def largest_radius(work: Workspace, start: float) -> float:
     ranks = training_ranks(config.distributed)
     share = ranks.share_of(len(points.exact))
     radius, first, rows = start, share.start, 1
-    while first < share.stop:
-        stop = min(first + rows, share.stop)
-        row, key = work.within(np.arange(first, stop), radius)
-        images = points.groups.sizes[key & 0xFFFFFFFF]
-        before = np.cumsum(images) - images
-        held = before + images - before[np.searchsorted(row, row)]  # images of the ball up to this point, the row's own included
-        excess, _ = unpack_key(key[held > config.max_ball + 1])
-        radius = min(radius, float(work.table_distance(excess).min(initial=np.inf)))
-        # Blocks grow: a start that takes in all images costs one ball of all, not a block of them.
-        first, rows = stop, min(2 * rows, work.near.rows_per_block)
+    with ranks.failing_together():
+        while first < share.stop:
+            stop = min(first + rows, share.stop)
+            row, key = work.within(np.arange(first, stop), radius)
+            images = points.groups.sizes[key & 0xFFFFFFFF]
+            before = np.cumsum(images) - images
+            # Images of the ball up to this point, the row's own included.
+            held = before + images - before[np.searchsorted(row, row)]
+            excess, _ = unpack_key(key[held > config.max_ball + 1])
+            radius = min(radius, float(work.table_distance(excess).min(initial=np.inf)))
+            # Blocks grow: a start that takes in all images costs one ball of all, not a block of them.
+            first, rows = stop, min(2 * rows, work.near.rows_per_block)
     return float(min(ranks.gather(radius)))
 
 

@@ -1,0 +1,54 @@
+"""Two ranks (gloo) search together: what fails in one ends both, with its message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PROGRAM = """
+    import sys
+
+    import numpy as np
+    import torch.distributed as dist
+
+    from solo_gps.neighbours import find, search
+    from solo_gps.neighbours.exact.workspace import Workspace
+
+    dist.init_process_group("gloo")
+    rows = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    asked = {"k": {"k": 3}, "radius": {"radius": 0.5}}[sys.argv[2]]
+    alone = find(rows, {"distributed": False}, **asked)
+    together = find(rows, **asked)
+    assert (together.indices == alone.indices).all()
+    if dist.get_rank() == 1:
+        def broken(*_):
+            raise ValueError("by hand, in rank 1")
+
+        if sys.argv[1] == "open":
+            search._open = broken
+        elif sys.argv[1] == "within":
+            Workspace.within = broken
+        else:
+            search.nearest_points = broken
+    try:
+        find(rows, **asked)
+    except Exception as error:
+        print(f"rank {dist.get_rank()}: {type(error).__name__}: {error}", flush=True)
+    else:
+        raise AssertionError("no error")
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("where", "asked"), [("open", "k"), ("nearest", "k"), ("within", "radius")])
+def test_an_error_of_one_rank_ends_both(where, asked, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program), where, asked]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rank 1: ValueError: by hand, in rank 1" in done.stdout
+    assert "rank 0: ConfigError: another rank failed: rank 1: by hand, in rank 1" in done.stdout
