@@ -92,13 +92,14 @@ def advise(numbers: PriorNumbers, prior: str = "") -> Advice:
     choose, why_choose = _choose(numbers, ball)
     keys = f"{prior} +sampler=gps sampler.gps.k={ball.k} sampler.gps.choose={choose}".strip()
     typed = Suggestion(keys=keys, reason=f"{why_k} {why_choose}")
-    others = [_radius(numbers), _space(numbers), _hubs(numbers), _copies(numbers), _flips(numbers), _collapse(numbers)]
+    first = [ANOTHER if verdict == "little" else None, _copies(numbers)]
+    others = [_radius(numbers), _space(numbers), _hubs(numbers), _flips(numbers), _collapse(numbers)]
     return Advice(
         verdict=verdict,
         reason=reason,
         k=ball.k,
         choose=choose,
-        suggestions=[*([ANOTHER] if verdict == "little" else []), typed, *(one for one in others if one is not None)],
+        suggestions=[one for one in (*first, typed, *others) if one is not None],
     )
 
 
@@ -137,10 +138,12 @@ def _ball(numbers: PriorNumbers) -> tuple[Ball, str]:
     """The largest ball that knows nearly what the nearest image knows; without labels the usual one."""
     if not numbers.labelled:
         return numbers.usual, f"k={numbers.k}, the default: without labels nothing says that another is better."
+    # A ball that holds copies of its anchor alone, as most of that size do, shows nothing new, however pure it is.
+    balls = [ball for ball in numbers.by_k if ball.distance > 0] or numbers.by_k[-1:]
     nearest = numbers.by_k[0].purity["uniform"]
     least = BALL_KEEPS * knowledge(nearest, numbers.chance)
-    keep = [ball for ball in numbers.by_k if knowledge(ball.purity["uniform"], numbers.chance) >= least]
-    ball = keep[-1] if keep else numbers.by_k[0]
+    keep = [ball for ball in balls if knowledge(ball.purity["uniform"], numbers.chance) >= least]
+    ball = keep[-1] if keep else balls[0]
     return ball, (
         f"k={ball.k} is the most that keeps {percent(BALL_KEEPS)} of what the nearest image knows beyond chance: "
         f"{percent(ball.purity['uniform'])} of its positives have their anchor's label, {percent(nearest)} of the nearest."
@@ -205,8 +208,8 @@ def _copies(numbers: PriorNumbers) -> Suggestion | None:
     return Suggestion(
         keys="",
         reason=f"{numbers.copies:,} images have an exact copy in this space, and {percent(numbers.near_copies)} another image "
-        f"closer than {NEAR_COPY:g} of the typical distance: a positive may show its anchor again. Remove the copies unless they "
-        "are meant.",
+        f"closer than {NEAR_COPY:g} of the distance to others: a positive may show its anchor again. Remove the copies unless "
+        "they are meant.",
     )
 
 

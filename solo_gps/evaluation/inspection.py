@@ -38,7 +38,7 @@ ALTERED = 500
 CROP = 0.8
 """Of each side: what a crop keeps, in the middle."""
 NEAR_COPY = 0.01
-"""Of the typical distance: images closer than this are near copies."""
+"""Of the distance to the k-th nearest, and of the typical distance: images closer than this are near copies."""
 FEWEST = 4
 
 
@@ -70,7 +70,8 @@ class PriorNumbers:
         mutual: Share of mutual neighbours.
         copies: Images with an exact copy.
         copy_groups: Groups of such images.
-        near_copies: Share of images with another one closer than :data:`NEAR_COPY` times the typical distance.
+        near_copies: Share of images with another one closer than :data:`NEAR_COPY` times the typical distance, and than that of
+            the distance to the k-th nearest (in few dimensions all images are near).
         dimension: Intrinsic dimension.
         rank: Effective rank.
         flip: Share of images that are still nearest to themselves, mirrored.
@@ -162,7 +163,7 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
         first = look.first_columns(table, k)
         nearest = np.asarray(table.distances[:, 0])
         found = nearest[np.isfinite(nearest)]
-        by_k = look.balls_by_k(table, labels, sorted({*(rung for rung in LADDER if rung <= width), k}), seed)
+        by_k = look.balls_by_k(table, labels, sorted({*(rung for rung in LADDER if rung <= width), k}))
         reaches = [np.nextafter(np.float32(ball.distance), np.float32(np.inf)) for ball in by_k if ball.distance > 0]
         progress.update(1)
         distances = look.distances_of_pairs(embeddings, labels, seed)
@@ -181,8 +182,8 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
             looked_at=width,
             by_rank=[] if labels is None else look.purity_by_rank(table, labels).tolist(),
             by_k=by_k,
-            by_radius=look.balls_by_radius(table, labels, sorted(set(map(float, reaches))), seed),
-            accepted=_accepted(space, table, labels, seed),
+            by_radius=look.balls_by_radius(table, labels, sorted(set(map(float, reaches)))),
+            accepted=_accepted(space, table, labels),
             distances=distances,
             nearest=float(np.median(found)) if len(found) else math.nan,
             chance=math.nan if labels is None else look.chance_purity(labels),
@@ -196,7 +197,7 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
             mutual=look.mutual_share(first),
             copies=copies.images,
             copy_groups=copies.groups,
-            near_copies=float((nearest < NEAR_COPY * distances.typical).mean()),
+            near_copies=float(_is_near_copy(table, k, distances.typical).mean()),
             dimension=look.intrinsic_dimension(table, min(VOTES, width)),
             rank=look.effective_rank(embeddings.array),
             flip=stays["flip"],
@@ -204,6 +205,11 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
         )
         progress.update(1)
     return Inspected(numbers=numbers, table=table)
+
+
+def _is_near_copy(table: NeighbourTable, k: int, typical: float) -> NDArray[np.bool_]:
+    nearest, last = np.asarray(table.distances[:, 0]), np.asarray(table.distances[:, k - 1])
+    return (nearest == 0) | ((nearest < NEAR_COPY * typical) & (nearest < NEAR_COPY * last))
 
 
 def flipped(image: Image) -> Image:
@@ -251,14 +257,14 @@ def _stays(space: PriorSpace, rows: range, alter: Callable[[Image], Image]) -> f
     return math.nan if points is None else look.share_still_nearest(space.embeddings, points, rows)
 
 
-def _accepted(space: PriorSpace, table: NeighbourTable, labels: NDArray[np.int64] | None, seed: int) -> look.RadiusBall | None:
+def _accepted(space: PriorSpace, table: NeighbourTable, labels: NDArray[np.int64] | None) -> look.RadiusBall | None:
     """The radius that the library advises; an approximate search knows none, and priors that agree have no distance in common."""
     embeddings = space.embeddings
     size, columns = embeddings.array.shape
     if embeddings.parts or not choose_backend(space.search_config, images=size, columns=columns, radius=None).exact:
         return None
     radius = space.advise(share=0.5).radius
-    return None if radius is None else look.balls_by_radius(table, labels, [radius], seed)[0]
+    return None if radius is None else look.balls_by_radius(table, labels, [radius])[0]
 
 
 def _in_both_spaces(space: PriorSpace, labels: NDArray[np.int64] | None, rows: range, k: int) -> dict[str, float]:

@@ -31,7 +31,8 @@ class Ball:
     Attributes:
         k: Number of neighbours.
         distance: Median distance to the last of them.
-        purity: By ``choose``: share of the positives of an epoch with their anchor's label; ``nan`` without labels.
+        purity: By ``choose``: share of its positives with their anchor's label, of drawn ones by their chances; ``nan`` without
+            labels.
         covered: By ``choose``: share of the images that are a positive in some epoch.
     """
 
@@ -50,7 +51,7 @@ class RadiusBall:
         size: Median number of images in a ball.
         empty: Share of images whose ball is empty.
         full: Share of images whose ball holds all neighbours that were looked at, and perhaps more.
-        purity: Share of uniformly drawn positives with their anchor's label; ``nan`` without labels.
+        purity: Share of positives with their anchor's label, by the chances of a uniform draw; ``nan`` without labels.
         covered: Share of images that are in some ball.
     """
 
@@ -123,36 +124,62 @@ def purity_by_rank(table: NeighbourTable, labels: NDArray[np.integer]) -> NDArra
 
 def chance_purity(labels: NDArray[np.integer]) -> float:
     """Share of all pairs of different images, both of a known class, that have one; ``nan`` for fewer than two such images."""
-    counts = np.bincount(labels[labels >= 0]).astype(np.float64)
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1].astype(np.float64)  # classes may be any whole numbers
     images = counts.sum()
     return float((counts * (counts - 1)).sum() / (images * (images - 1))) if images > 1 else float("nan")
 
 
-def balls_by_k(table: NeighbourTable, labels: NDArray[np.integer] | None, sizes: Sequence[int], seed: int) -> list[Ball]:
+def balls_by_k(table: NeighbourTable, labels: NDArray[np.integer] | None, sizes: Sequence[int]) -> list[Ball]:
     """What each ``choose`` makes of the k nearest.
 
     Args:
         table: K neighbours of N images.
         labels: (N,) classes, -1 where unknown, or ``None``.
         sizes: Numbers k, at most K.
-        seed: Seed of the draws, those of epoch 0.
     """
     anchors, balls = np.arange(len(table.indices)), []
     unknown = np.full(len(anchors), -1) if labels is None else labels
     for k in sizes:
         first = first_columns(table, k)
-        drawn = {choose: choose_positives(first, choose, epoch=0, seed=seed)[:, 0] for choose in CHOICES}
+        fixed = {choose: choose_positives(first, choose, epoch=0, seed=0)[:, 0] for choose in CHOICES if choose not in DRAWN}
+        purity = {choose: pair_purity(anchors, positives, unknown)[1] for choose, positives in fixed.items()}
+        purity |= {choose: drawn_purity(first, choose, unknown) for choose in DRAWN}
         ever = float((in_degree(first) > 0).mean())
         distances = first.distances[:, -1]
         balls.append(
             Ball(
                 k=k,
                 distance=_median(distances[np.isfinite(distances)]),
-                purity={choose: pair_purity(anchors, positives, unknown)[1] for choose, positives in drawn.items()},
-                covered={choose: ever if choose in DRAWN else _used(anchors, drawn[choose]) for choose in CHOICES},
+                purity={choose: purity[choose] for choose in CHOICES},
+                covered={choose: ever if choose in DRAWN else _used(anchors, fixed[choose]) for choose in CHOICES},
             )
         )
     return balls
+
+
+def drawn_purity(table: NeighbourTable, choose: str, labels: NDArray[np.integer]) -> float:
+    """Expected share of drawn positives with their anchor's label, among those of known classes; one epoch would be noise.
+
+    Args:
+        table: Neighbours of N images, padded with -1.
+        choose: ``"uniform"``, or ``"weighted"`` at temperature 1.
+        labels: (N,) classes, -1 where unknown.
+    """
+    pure = judged = 0.0
+    step = max(1, _BLOCK // max(1, table.indices.shape[1]))
+    for start in range(0, len(labels), step):
+        rows = slice(start, start + step)
+        neighbours, there = table.indices[rows], np.asarray(table.indices[rows]) >= 0
+        chances = there.astype(np.float64)
+        if choose == "weighted":
+            distances = np.where(there, table.distances[rows], 0.0).astype(np.float64)
+            mean = distances.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
+            chances *= np.exp(-np.divide(distances, mean, out=np.zeros_like(distances), where=mean > 0))
+        chances /= np.maximum(chances.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        known = there & (labels[neighbours] >= 0) & (labels[rows, None] >= 0)
+        judged += chances[known].sum()
+        pure += chances[known & (labels[neighbours] == labels[rows, None])].sum()
+    return float(pure / judged) if judged else float("nan")
 
 
 def _used(anchors: NDArray[np.integer], positives: NDArray[np.integer]) -> float:
@@ -163,30 +190,26 @@ def _median(values: NDArray[np.floating]) -> float:
     return float(np.median(values)) if len(values) else float("nan")
 
 
-def balls_by_radius(
-    table: NeighbourTable, labels: NDArray[np.integer] | None, radii: Sequence[float], seed: int
-) -> list[RadiusBall]:
+def balls_by_radius(table: NeighbourTable, labels: NDArray[np.integer] | None, radii: Sequence[float]) -> list[RadiusBall]:
     """What is closer than each radius, among the K nearest of each image.
 
     Args:
         table: K neighbours of N images.
         labels: (N,) classes, -1 where unknown, or ``None``.
         radii: In the units of the table.
-        seed: Seed of the draws, those of epoch 0.
     """
-    anchors, balls = np.arange(len(table.indices)), []
-    unknown = np.full(len(anchors), -1) if labels is None else labels
+    balls = []
+    unknown = np.full(len(table.indices), -1) if labels is None else labels
     for radius in radii:
         ball = cut_table(table, radius)
         sizes = ball_sizes(ball)
-        drawn = choose_positives(ball, "uniform", epoch=0, seed=seed)[:, 0]
         balls.append(
             RadiusBall(
                 radius=float(radius),
                 size=float(np.median(sizes)),
                 empty=float((sizes == 0).mean()),
                 full=float((sizes == table.indices.shape[1]).mean()),
-                purity=pair_purity(anchors, drawn, unknown)[1],
+                purity=drawn_purity(ball, "uniform", unknown),
                 covered=float((in_degree(ball) > 0).mean()),
             )
         )

@@ -126,6 +126,15 @@ def reasons(numbers):
     return {one.keys.split("=")[0]: one.reason for one in advise(numbers).suggestions}
 
 
+def test_a_ball_of_copies_is_not_what_to_take(good):
+    """Each image is stored twice: the nearest has the anchor's label, and shows nothing new."""
+    seen = with_purity(good, [(1, 1.0, 1.0), (2, 0.7, 0.5), (10, 0.3, 0.3)], copies=1000)
+    seen = dataclasses.replace(seen, by_k=[dataclasses.replace(seen.by_k[0], distance=0.0), *seen.by_k[1:]])
+    said = advise(seen)
+    assert said.k == 2
+    assert "exact copy" in said.suggestions[0].reason
+
+
 def test_each_suggestion_at_its_threshold(good):
     plain = dataclasses.replace(
         good, hubness=2.9, copies=10, near_copies=0.01, flip=0.5, rank=2.0, other_space={"euclidean": 0.5, "cosine": 0.52}

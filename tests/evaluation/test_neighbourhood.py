@@ -11,9 +11,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from solo_gps.evaluation import neighbourhood as look
-from solo_gps.evaluation.metrics import rank_me
+from solo_gps.evaluation.metrics import pair_purity, rank_me
 from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours import find
+from solo_gps.samplers.gps.choose import choose_positives
 
 DRAW = np.random.default_rng(0)
 POINTS = DRAW.normal(size=(300, 6)).astype(np.float32)
@@ -46,11 +47,12 @@ def test_purity_by_rank_against_a_loop():
 def test_chance_by_hand():
     # of 4 known images 3 are of one class: 6 of 12 ordered pairs
     assert look.chance_purity(OF_FIVE) == pytest.approx(0.5)
+    assert look.chance_purity(OF_FIVE * 10**9) == pytest.approx(0.5)
     assert math.isnan(look.chance_purity(np.array([3, -1])))
 
 
 def test_balls_by_k_by_hand():
-    one, two = look.balls_by_k(FIVE, OF_FIVE, [1, 2], seed=0)
+    one, two = look.balls_by_k(FIVE, OF_FIVE, [1, 2])
     assert (one.k, one.distance) == (1, 3)
     assert set(one.purity.values()) == {2 / 3}
     # 1 0 3 4 3: four images
@@ -62,18 +64,31 @@ def test_balls_by_k_by_hand():
 
 
 def test_a_uniform_draw_has_the_purity_of_the_whole_ball():
-    (ball,) = look.balls_by_k(find(POINTS, k=20), LABELS, [20], seed=1)
+    (ball,) = look.balls_by_k(find(POINTS, k=20), LABELS, [20])
     whole = (LABELS[find(POINTS, k=20).indices] == LABELS[:, None]).mean()
-    assert abs(ball.purity["uniform"] - whole) < 3 * math.sqrt(whole * (1 - whole) / 300)
+    assert ball.purity["uniform"] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("choose", ["uniform", "weighted"])
+def test_the_purity_of_a_draw_is_what_many_epochs_come_to(choose):
+    """Balls of a radius, so of many sizes, and some empty; a tenth of the labels is not known."""
+    labels = np.where(np.arange(len(LABELS)) % 10 == 0, -1, LABELS)
+    table = find(POINTS, k=20)
+    table = look.cut_table(table, float(np.median(table.distances[:, 5])))
+    anchors = np.arange(len(labels))
+    epochs = [choose_positives(table, choose, epoch=epoch, seed=0)[:, 0] for epoch in range(400)]
+    seen = pair_purity(np.tile(anchors, 400), np.concatenate(epochs), labels)[1]
+    assert abs(look.drawn_purity(table, choose, labels) - seen) < 0.01
+    assert math.isnan(look.drawn_purity(table, choose, np.full(len(labels), -1)))
 
 
 def test_balls_by_radius_by_hand():
-    (ball,) = look.balls_by_radius(FIVE, OF_FIVE, [5.0], seed=0)
+    (ball,) = look.balls_by_radius(FIVE, OF_FIVE, [5.0])
     # 0: 1 3; 1: 0 2; 2: 3 (1 lies at the radius: outside); 3 and 4: none
     assert (ball.size, ball.empty, ball.full, ball.covered) == (1, 2 / 5, 2 / 5, 4 / 5)
-    (smallest,) = look.balls_by_radius(FIVE, OF_FIVE, [2.0], seed=0)
+    (smallest,) = look.balls_by_radius(FIVE, OF_FIVE, [2.0])
     assert (smallest.empty, smallest.purity) == (3 / 5, 1)
-    (none,) = look.balls_by_radius(FIVE, None, [0.5], seed=0)
+    (none,) = look.balls_by_radius(FIVE, None, [0.5])
     assert (none.empty, none.covered) == (1, 0)
     assert math.isnan(none.purity)
 
