@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from solo_gps.api.images import image_set, some_of
-from solo_gps.api.priors import prior_node
+from solo_gps.api.priors import prior_node, refuse_agreement
 from solo_gps.config import parse
 from solo_gps.embeddings.others import embed_others, has_views
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
@@ -24,6 +24,7 @@ from solo_gps.embeddings.service import embed
 from solo_gps.errors import ConfigError, DataError, SoloGpsError, our_part, printable
 from solo_gps.evaluation.checkpoints import checkpoint_file, checkpoint_prior, untrained_prior
 from solo_gps.evaluation.scores import Evaluation, Features, Row, ScoreConfig, score
+from solo_gps.hosts.decode import Scaling
 from solo_gps.interfaces import ImageSet
 from solo_gps.priors.config import RUNTIME_KEYS
 from solo_gps.runtime.determinism import preserved_generators
@@ -51,6 +52,7 @@ def evaluate(
     train: Any = None,
     priors: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = (),
     keys: Mapping[str, Any] | None = None,
+    decode: Mapping[str, Any] | None = None,
     **scores: Any,
 ) -> Evaluation:
     """Judges checkpoints of solo-learn, of either generation, beside priors alone and the same network untrained.
@@ -65,6 +67,7 @@ def evaluate(
             linear probe.
         priors: Priors to be judged alone: a name, or a mapping of ``name`` and keys (docs/priors.md).
         keys: Keys of ``prior=checkpoint`` for every checkpoint and untrained network, for example ``{"image_size": 224}``.
+        decode: Keys of the node ``images`` (docs/data.md), for images of more than 8 bits.
         **scores: ``k`` (20), ``temperature`` (0.07), ``recall`` ([1, 5, 10]), ``metrics`` (["knn", "linear", "retrieval",
             "geometry"]), ``seed`` (0) and ``device`` ("auto").
 
@@ -84,8 +87,9 @@ def evaluate(
         asked = list(_rows(checkpoints, priors, keys or {}, config, Path(folder)))
         if not asked:
             raise ConfigError("evaluate: no checkpoint and no prior to judge. Name one.")
-        tested = _Labelled.of("test", test)
-        trained = None if train is None else _Labelled.of("train", train)
+        scaling = parse({} if decode is None else decode, Scaling, "decode")
+        tested = _Labelled.of("test", test, scaling)
+        trained = None if train is None else _Labelled.of("train", train, scaling)
         _check(tested, trained, config)
         for row in asked:
             with _named(row):
@@ -134,7 +138,9 @@ def _rows(
         node = {"device": config.device, **(prior_node(prior) or {})}
         said = " ".join(f"{key}={value}" for key, value in node.items() if key not in ("name", *RUNTIME_KEYS))
         row = _Asked(name=f"prior {node.get('name')} {said}".strip(), kind="prior", node=node)
-        parse_prior(node)
+        with _named(row):
+            parse_prior(node)
+            refuse_agreement(node)
         yield row
     yield from untrained.values()
 
@@ -175,9 +181,9 @@ class _Labelled:
     classes: list[str]
 
     @classmethod
-    def of(cls, what: str, brought: Any) -> _Labelled:
+    def of(cls, what: str, brought: Any, scaling: Scaling) -> _Labelled:
         try:
-            images = image_set(brought)
+            images = image_set(brought, decoding=scaling)
         except SoloGpsError as error:
             error.args = (f"{what}: {error}",)
             raise
@@ -203,6 +209,11 @@ def _check(test: _Labelled, train: _Labelled | None, config: ScoreConfig) -> Non
             if name not in there.classes
         ]
         raise DataError(f"train and test: wanted the same classes, but {', '.join(extra[:3]) or 'their order differs'}.")
+    if len(test.classes) < 2:
+        raise DataError(f"test: wanted images of two classes or more, got {len(test.classes)}: every guess would be right.")
+    places = {str(getattr(part.images, "place", None) or part.what) for part in (test, train) if part is not None}
+    if train is not None and len({os.path.realpath(place) for place in places}) == 1:
+        raise DataError("test: the same folder as train, so that each image would vote for itself. Leave train out.")
     among = len(test.images) - 1 if train is None else len(train.images)
     if config.neighbours > among:
         raise DataError(f"k={config.neighbours} neighbours among {among:,} images; wanted k of at most {among:,}. Lower it.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from solo_gps.api.images import image_set
-from solo_gps.api.priors import as_arguments, is_array, space_of
+from solo_gps.api.priors import as_arguments, check_loads, is_array, refuse_agreement, space_of
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, SoloGpsError, our_part
-from solo_gps.evaluation.inspection import inspect_spaces
+from solo_gps.errors import ConfigError, SoloGpsError, our_part, printable
+from solo_gps.evaluation.inspection import check_enough, inspect_space, telling_labels
 from solo_gps.guide.check import DEFAULT_SEED
 from solo_gps.hosts.decode import Scaling
 from solo_gps.interfaces import ImageSet
@@ -97,21 +99,35 @@ def inspect_priors(images: ImageSet, priors: Mapping[str, Any], search: Mapping[
     """
     if len(priors) > MOST_PRIORS:
         raise ConfigError(f"priors: {len(priors)} of them; {MOST_PRIORS} fit side by side. Leave some out.")
+    check_enough(images)
     spaces: dict[str, PriorSpace] = {}
     for name, prior in priors.items():
-        try:
+        with _naming(name, priors):
+            refuse_agreement(prior)
             spaces[name] = space_of(prior, images, search)
-        except SoloGpsError as error:
             if len(priors) > 1:
-                error.args = (f"{name}: {error}",)
-            raise
-    words = {name: words_of_prior(prior) for name, prior in priors.items()}
-    return Inspection(images, inspect_spaces(images, spaces, seed=DEFAULT_SEED), words)
+                check_loads(prior, images)
+    seen = []
+    for name, space in spaces.items():
+        with _naming(name, priors):
+            seen.append(inspect_space(name, space, telling_labels(images), seed=DEFAULT_SEED))
+    return Inspection(images, seen, {name: words_of_prior(prior) for name, prior in priors.items()})
+
+
+@contextmanager
+def _naming(name: str, priors: Mapping[str, Any]) -> Iterator[None]:
+    """Names one of several priors in errors."""
+    try:
+        yield
+    except SoloGpsError as error:
+        if len(priors) > 1:
+            error.args = (f"{name}: {error}",)
+        raise
 
 
 def _named(priors: Any) -> dict[str, Any]:
     if isinstance(priors, Mapping) and "name" not in priors:
-        named = {str(name): prior for name, prior in priors.items()}
+        named = {printable(str(name)): prior for name, prior in priors.items()}
     elif isinstance(priors, (list, tuple)):
         names = [name_of_prior(prior, f"array {place}") for place, prior in enumerate(priors, start=1)]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -132,7 +148,7 @@ def name_of_prior(prior: Any, otherwise: str = "") -> str:
     if not isinstance(prior, Mapping):
         return DEFAULT_ENCODER if prior is None else str(prior)
     keys = [f"{key}={_typed(value)}" for key, value in prior.items() if key not in ("name", "cache_dir")]
-    return " ".join([str(prior.get("name")), *keys])
+    return printable(" ".join([str(prior.get("name")), *keys]))
 
 
 def words_of_prior(prior: Any) -> str:
@@ -149,4 +165,9 @@ def _typed(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_typed(below)}" for key, below in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_typed, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if re.fullmatch(r"[\w./:-]+", value, re.ASCII):
+        return value
+    # Of Hydra's quoted words: a backslash is itself, but before a quote or at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), value) + "'"

@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
-from solo_gps.embeddings.resolve import resolve_prior
+from solo_gps.embeddings.resolve import parse_prior, resolve_prior
 from solo_gps.errors import ConfigError, DataError, SoloGpsError, first_line
 from solo_gps.interfaces import Embeddings, ImageSet
+from solo_gps.priors.config import JoinConfig
+from solo_gps.priors.join import JoinEncoder
+from solo_gps.runtime.determinism import preserved_generators
 from solo_gps.samplers.space import PriorSpace
 
 _WORDS = (
@@ -64,6 +68,30 @@ def space_of(prior: Any, images: ImageSet, search: Mapping[str, Any] | None) -> 
     node = prior_node(prior)
     resolve_prior(node, images)
     return PriorSpace(images, node, search)
+
+
+def refuse_agreement(prior: Any) -> None:
+    """Raises :class:`ConfigError` for priors that agree: they say which neighbours count, and place no image anywhere."""
+    if not is_array(prior) and isinstance(config := parse_prior(prior_node(prior)), JoinConfig) and config.agree:
+        raise ConfigError(
+            "prior.combine=agree says which neighbours count, by the k of a training, and is no space of its own to be measured. "
+            "Take prior.combine=join, or its parts one by one."
+        )
+
+
+def check_loads(prior: Any, images: ImageSet) -> None:
+    """Reads a prior's weights once, before a long work for others; those of several priors as they are needed.
+
+    Raises:
+        SoloGpsError: They cannot be read.
+    """
+    if is_array(prior):
+        return
+    encoder = resolve_prior(prior_node(prior), images)
+    if not isinstance(encoder, JoinEncoder):
+        cpu = torch.device("cpu")
+        with preserved_generators(cpu):
+            encoder.load(cpu)
 
 
 def _embeddings(prior: Any, images: int) -> Embeddings:

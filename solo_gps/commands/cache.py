@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, printable
+from solo_gps.errors import ConfigError, SoloGpsError, printable
 from solo_gps.hosts.decode import Scaling
 
 
@@ -115,8 +117,20 @@ def decoding(options: argparse.Namespace) -> Scaling:
     return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, Scaling, "--scale")
 
 
+@contextmanager
+def said_as_options() -> Iterator[None]:
+    """Names the command's options where an error names the recipe's group ``images``."""
+    try:
+        yield
+    except SoloGpsError as error:
+        text = re.sub(r"\+images=fixed images\.low=(\S+) images\.high=(\S+[^.])", r"--scale fixed low=\1 high=\2", str(error))
+        error.args = (re.sub(r"\+images=(\w+)", r"--scale \1", text),)
+        raise
+
+
 def _list(options: argparse.Namespace) -> int:
     from solo_gps.embeddings import list_caches
+    from solo_gps.embeddings.store import cache_root
 
     rows = [("fingerprint", "status", "prior", "model", "images", "D", "type", "tables", "size", "age", "last used", "images in")]
     rows += [
@@ -137,7 +151,7 @@ def _list(options: argparse.Namespace) -> int:
         for info in list_caches(options.cache_dir)
     ]
     if len(rows) == 1:
-        print("no caches")
+        print(f"no caches in {cache_root(options.cache_dir)}")
         return 0
     print_rows(rows)
     return 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from solo_gps.commands.cache import prior_node
+from solo_gps.commands.cache import add_scale_option, decoding, prior_node, said_as_options
 from solo_gps.errors import ConfigError
 
 
@@ -33,6 +34,7 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recall", type=int, nargs="+", default=None, metavar="K", help="default: 1 5 10")
     command.add_argument("--seed", type=int, default=None, help="of the untrained network and of views; default: 0")
     command.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:<n>; default: auto")
+    add_scale_option(command)
     command.add_argument("--csv", type=Path, default=None, metavar="FILE", help="also write the table as CSV")
     command.add_argument(
         "--json", type=Path, default=None, metavar="FILE", help="also write the table and what was asked as JSON"
@@ -43,21 +45,24 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from solo_gps.api.evaluate import evaluate
     from solo_gps.runtime.console import show_progress_lines
-    from solo_gps.runtime.files import check_can_write, write_text
+    from solo_gps.runtime.files import check_can_be_file, write_text
 
     show_progress_lines()
     for name in ("csv", "json"):
         if (file := getattr(options, name)) is not None:
-            check_can_write(file.parent, f"--{name}")
+            check_can_be_file(file, f"--{name}")
     asked = {name: getattr(options, name) for name in ("metrics", "k", "temperature", "recall", "seed", "device")}
-    result = evaluate(
-        options.checkpoints,
-        train=options.train,
-        test=options.test,
-        priors=[prior_node(words) for words in options.prior],
-        keys=_assignments(options.keys),
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    scale = decoding(options)
+    with said_as_options():
+        result = evaluate(
+            options.checkpoints,
+            train=options.train,
+            test=options.test,
+            priors=[prior_node(words) for words in options.prior],
+            keys=_assignments(options.keys),
+            decode=asdict(scale),
+            **{name: value for name, value in asked.items() if value is not None},
+        )
     print(result.as_text())
     if options.csv is not None:
         write_text(options.csv, result.as_csv())

@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from solo_gps.commands.cache import add_scale_option, decoding, prior_node
+from solo_gps.commands.cache import add_scale_option, decoding, prior_node, said_as_options
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.errors import ConfigError
 
@@ -38,14 +38,14 @@ def _inspect(options: argparse.Namespace) -> int:
     from solo_gps.report.page import check_can_draw
     from solo_gps.report.summary import summary
     from solo_gps.runtime.console import show_progress_lines
-    from solo_gps.runtime.files import check_can_write, write_text
+    from solo_gps.runtime.files import check_can_be_file, check_can_write, write_text
 
     show_progress_lines()
     if not options.no_page:
         check_can_draw("leave it out by --no-page")
         check_can_write(options.out, "--out")
     if options.json is not None:
-        check_can_write(options.json.parent, "--json")
+        check_can_be_file(options.json, "--json")
     nodes = [prior_node(words, options.cache_dir) for words in options.prior or [None]]
     names = [name_of_prior(node) for node in nodes]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -53,8 +53,9 @@ def _inspect(options: argparse.Namespace) -> int:
         raise ConfigError(f"--prior {twice}: is there twice. Leave one out, or give it other keys.")
     for node in nodes:
         resolve_prior(node)
-    images = training_images(options, decoding(options), fraction=options.fraction)
-    seen = inspect_priors(images, dict(zip(names, nodes, strict=True)))
+    with said_as_options():
+        images = training_images(options, decoding(options), fraction=options.fraction)
+        seen = inspect_priors(images, dict(zip(names, nodes, strict=True)))
     print("\n".join(summary(options.folder, seen)))
     if options.json is not None:
         write_text(options.json, json.dumps(seen.as_json(), indent=1, allow_nan=False) + "\n")

@@ -138,6 +138,8 @@ def _ball(numbers: PriorNumbers) -> tuple[Ball, str]:
     """The largest ball that knows nearly what the nearest image knows; without labels the usual one."""
     if not numbers.labelled:
         return numbers.usual, f"k={numbers.k}, the default: without labels nothing says that another is better."
+    if numbers.by_k[0].purity["uniform"] <= numbers.chance:
+        return numbers.usual, f"k={numbers.k}, the default: the nearest image knows no more than chance."
     # A ball that holds copies of its anchor alone, as most of that size do, shows nothing new, however pure it is.
     balls = [ball for ball in numbers.by_k if ball.distance > 0] or numbers.by_k[-1:]
     nearest = numbers.by_k[0].purity["uniform"]
@@ -155,7 +157,7 @@ def _choose(numbers: PriorNumbers, ball: Ball) -> tuple[str, str]:
     covered = f"{percent(used)} of the images are ever a positive, with uniform {percent(drawn)}"
     if ball.k == 1:
         return "nearest", "With one neighbour there is nothing to choose."
-    if numbers.labelled and used >= UNUSED:
+    if numbers.labelled and used >= UNUSED and ball.purity["uniform"] > numbers.chance:
         purity = ball.purity["furthest"]
         if knowledge(purity, numbers.chance) >= FURTHEST_KEEPS * knowledge(ball.purity["uniform"], numbers.chance):
             return "furthest", (

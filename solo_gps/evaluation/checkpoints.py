@@ -57,7 +57,10 @@ def checkpoint_prior(file: Path) -> dict[str, Any]:
     says = _Arguments(file)
     name = says.text("backbone.name", "encoder")
     dataset = says.text("data.dataset", "dataset")
-    kwargs = dict(says.get("backbone.kwargs", "backbone_args") or {})
+    kwargs = says.get("backbone.kwargs", "backbone_args") or {}
+    if not isinstance(kwargs, Mapping):
+        raise DataError(f"{printable(says.file)}: wanted a group of keys as backbone.kwargs (or backbone_args), got {kwargs!r}.")
+    kwargs = dict(kwargs)
     if name.startswith(OWN_NETWORKS):
         raise DataError(
             f"{printable(file)}: {name} is a network of solo-learn's own code, which solo-gps cannot build. Judge it "

@@ -63,15 +63,19 @@ def vote_accuracy(
         wanted: (M,) classes of the queries.
         temperature: A vote weighs ``exp(cosine / temperature)``, as in solo-learn's WeightedKNNClassifier; ``None``: one each.
     """
-    right, classes = 0, int(labels.max()) + 1
+    right = 0
+    classes, numbered = np.unique(labels, return_inverse=True)
+    numbered = numbered.reshape(labels.shape)
     for start in range(0, len(labels), QUERIES):
         block = slice(start, start + QUERIES)
-        near, of = cosines[block].astype(np.float64), labels[block]
-        # exp((cosine - 1) / temperature): the same votes but for a factor, and none overflows
-        weights = np.ones_like(near) if temperature is None else np.exp((near - 1) / temperature)
-        votes = np.zeros((len(of), classes))
+        near, of = cosines[block].astype(np.float64), numbered[block]
+        # From the largest cosine of each query: the same votes but for a factor, and they are never all 0 or infinite.
+        largest = near.max(axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            weights = np.ones_like(near) if temperature is None else np.exp((near - largest) / temperature)
+        votes = np.zeros((len(of), len(classes)))
         np.add.at(votes, (np.arange(len(of))[:, None], of), weights)
-        right += int((votes.argmax(axis=1) == wanted[block]).sum())
+        right += int((classes[votes.argmax(axis=1)] == wanted[block]).sum())
     return right / len(labels)
 
 

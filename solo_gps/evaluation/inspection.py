@@ -71,7 +71,7 @@ class PriorNumbers:
         copies: Images with an exact copy.
         copy_groups: Groups of such images.
         near_copies: Share of images with another one closer than :data:`NEAR_COPY` times the typical distance, and than that of
-            the distance to the k-th nearest (in few dimensions all images are near).
+            the distance to the k-th nearest, unless that is as near (in few dimensions all images are near).
         dimension: Intrinsic dimension.
         rank: Effective rank.
         flip: Share of images that are still nearest to themselves, mirrored.
@@ -131,20 +131,10 @@ class Inspected:
     table: NeighbourTable
 
 
-def inspect_spaces(images: ImageSet, spaces: Mapping[str, PriorSpace], *, seed: int) -> list[Inspected]:
-    """Looks at the same images in several spaces.
-
-    Args:
-        images: N raw images.
-        spaces: Each prior's space, by a name for the user.
-        seed: Seed of what is drawn.
-
-    Raises:
-        DataError: There are too few images, or a space is not what was wanted.
-    """
+def check_enough(images: ImageSet) -> None:
+    """Raises :class:`DataError` where there are too few images to say anything of."""
     if len(images) < FEWEST:
         raise DataError(f"inspect: {len(images)} images; wanted {FEWEST} or more.")
-    return [inspect_space(name, space, telling_labels(images), seed=seed) for name, space in spaces.items()]
 
 
 def telling_labels(images: ImageSet) -> NDArray[np.int64] | None:
@@ -154,7 +144,17 @@ def telling_labels(images: ImageSet) -> NDArray[np.int64] | None:
 
 
 def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None, *, seed: int) -> Inspected:
-    """Looks at the images in one space (see :func:`inspect_spaces`)."""
+    """Looks at images in a space.
+
+    Args:
+        name: Of the prior, for the user.
+        space: N raw images in its space.
+        labels: (N,) classes, -1 where unknown, or ``None``.
+        seed: Seed of what is drawn.
+
+    Raises:
+        DataError: The space is not what was wanted.
+    """
     images, embeddings = len(space.images), space.embeddings
     width = min(LOOKED_AT, images - 1)
     table = space.neighbours(k=width)
@@ -167,7 +167,8 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
         reaches = [np.nextafter(np.float32(ball.distance), np.float32(np.inf)) for ball in by_k if ball.distance > 0]
         progress.update(1)
         distances = look.distances_of_pairs(embeddings, labels, seed)
-        accuracy, classes = (math.nan, []) if labels is None else look.leave_one_out(table, labels, min(VOTES, width))
+        votes = min(VOTES, max(1, width // 4))  # of most others a vote only counts which class is larger without the image
+        accuracy, classes = (math.nan, []) if labels is None else look.leave_one_out(table, labels, votes)
         progress.update(1)
         degrees, copies = in_degree(first), duplicate_report(group_duplicates(np.asarray(embeddings.array)))
         sample = range(0, images, -(-images // ALTERED))
@@ -187,7 +188,7 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
             distances=distances,
             nearest=float(np.median(found)) if len(found) else math.nan,
             chance=math.nan if labels is None else look.chance_purity(labels),
-            votes=min(VOTES, width),
+            votes=votes,
             accuracy=accuracy,
             classes=classes,
             other_space=_in_both_spaces(space, labels, sample, k),
@@ -209,7 +210,9 @@ def inspect_space(name: str, space: PriorSpace, labels: NDArray[np.int64] | None
 
 def _is_near_copy(table: NeighbourTable, k: int, typical: float) -> NDArray[np.bool_]:
     nearest, last = np.asarray(table.distances[:, 0]), np.asarray(table.distances[:, k - 1])
-    return (nearest == 0) | ((nearest < NEAR_COPY * typical) & (nearest < NEAR_COPY * last))
+    alone = nearest < NEAR_COPY * last
+    of_many = last < NEAR_COPY * typical  # more than k copies of one image, as frames of a film are
+    return (nearest == 0) | ((nearest < NEAR_COPY * typical) & (alone | of_many))
 
 
 def flipped(image: Image) -> Image:

@@ -171,6 +171,6 @@ def _figures(features: Features, config: ScoreConfig) -> Iterator[tuple[str, flo
             yield f"recall@{k}", recall(labels[rows], wanted, k)
         yield "map", mean_average_precision(gallery, labels, queries, asked, device=config.device)
     if "geometry" in config.metrics:
-        yield "rank_me", rank_me(features.test)
+        yield "rank_me", rank_me(features.test) if features.test.any() else None  # of a network that has collapsed
         yield "alignment", None if features.views is None else alignment(*features.views)
         yield "uniformity", uniformity(features.test, device=config.device)

@@ -65,6 +65,8 @@ def read_recipe(recipe: DictConfig) -> Asked:
     prior, search = parse_prior(node_of(recipe, "prior")), parse_search(node_of(recipe, "search"))
     refresh, images = parse_refresh(recipe, samplers), parse_images(node_of(recipe, "images"))
     watch = parse_watch(node_of(recipe, "watch"))
+    if node_of(recipe, "watch") is not None and (watch.every or watch.report):
+        _check_pairs_to_watch(samplers)
     if reads_by_dali(recipe):
         check_dali(recipe)
         _check_dali_guided(samplers, images)
@@ -78,6 +80,14 @@ def read_recipe(recipe: DictConfig) -> Asked:
     for sampler in samplers.values():
         sampler.check_search(search)
     return Asked(samplers=samplers, prior=prior if used else None, search=search, refresh=refresh, images=images, watch=watch)
+
+
+def _check_pairs_to_watch(samplers: Mapping[str, Sampler]) -> None:
+    if not any(sampler.pairs_images for sampler in samplers.values()):
+        raise ConfigError(
+            f"watch: {' and '.join(samplers)} chooses no positive in the training set, so there are no pairs to show. Leave it "
+            "out."
+        )
 
 
 def _check_dali_guided(samplers: Mapping[str, Sampler], images: ImagesConfig) -> None:

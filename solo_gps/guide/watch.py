@@ -121,7 +121,7 @@ class Watch:
         distances = _distances(tables, pairs[:, 0], pairs[:, 1])
         name, wrong = worst_pairs(pairs, distances, labels, self._config.rows)
         if len(wrong):
-            title = f"{when}: {'wrong, the nearest' if name == 'guided_wrong' else 'the furthest'}"
+            title = f"{when}: {'wrong' if name == 'guided_wrong' else 'the furthest'}"
             pictures[name] = draw_gallery(images, wrong[:, 0].tolist(), wrong[:, 1:], title=title)
         return pictures
 

@@ -15,7 +15,7 @@ from solo_gps.priors.config import JoinConfig
 class JoinEncoder(Encoder):
     """Embeddings of other priors side by side, or the neighbours that they share.
 
-    It reads rows by image index; :meth:`take` comes before all that needs them.
+    It reads rows by image index.
     """
 
     config_class = JoinConfig

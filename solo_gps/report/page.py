@@ -21,7 +21,7 @@ from solo_gps.interfaces import ImageSet, NeighbourTable, name_of
 from solo_gps.neighbours.filters.graph import in_degree
 from solo_gps.report.findings import Findings
 from solo_gps.report.summary import number, ranking, table
-from solo_gps.runtime.files import write_text
+from solo_gps.runtime.files import check_can_write, write_text
 from solo_gps.samplers.gps.config import CHOICES
 from solo_gps.version import __version__
 
@@ -91,6 +91,7 @@ def write_page(seen: Findings, folder: Path, *, place: str, command: str) -> Pat
         SoloGpsError: An image of the gallery cannot be read.
     """
     check_can_draw("take the numbers alone")
+    check_can_write(folder, "folder")
     from jinja2 import Environment, StrictUndefined
 
     from solo_gps.report.pictures import pictures

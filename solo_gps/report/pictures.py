@@ -76,7 +76,7 @@ def _purity(seen: Findings) -> Picture:
     def draw(axes: Any, lines: tuple[str, ...]) -> None:
         for place, (name, numbers) in enumerate(seen.numbers.items()):
             ranks = np.arange(1, len(numbers.by_rank) + 1)
-            axes.plot(ranks, 100 * np.array(numbers.by_rank), label=name, marker=MARKS[place % 6], **_line(place, lines))
+            axes.plot(ranks, 100 * np.array(numbers.by_rank), label=_label(name), marker=MARKS[place % 6], **_line(place, lines))
         axes.axhline(100 * numbers.chance, color=axes.xaxis.label.get_color(), linewidth=1, linestyle=(0, (1, 3)), label="chance")
         axes.set(xlabel="rank of the neighbour", ylabel="% of the anchor's class", ylim=(0, 102))
         axes.legend()
@@ -99,7 +99,7 @@ def _classes(seen: Findings) -> Picture:
         for place, (name, numbers) in enumerate(seen.numbers.items()):
             accuracy = {one.label: 100 * one.accuracy for one in numbers.classes}
             values = [accuracy[label] for label in labels]
-            axes.plot(values, rows, label=name, marker=MARKS[place % 6], linestyle="", color=lines[place % 6])
+            axes.plot(values, rows, label=_label(name), marker=MARKS[place % 6], linestyle="", color=lines[place % 6])
         axes.set_yticks(rows, [_short(seen.classes[label]) for label in labels])
         axes.invert_yaxis()
         axes.set(xlabel="% told right", xlim=(-2, 102))
@@ -118,7 +118,7 @@ def _in_degrees(seen: Findings) -> Picture:
     def draw(axes: Any, lines: tuple[str, ...]) -> None:
         for place, (name, values) in enumerate(degrees.items()):
             degree, below = np.unique(np.sort(values), return_index=True)
-            axes.step(degree, 100 * (1 - below / len(values)), where="pre", label=name, **_line(place, lines))
+            axes.step(degree, 100 * (1 - below / len(values)), where="pre", label=_label(name), **_line(place, lines))
         axes.set_yscale("log")
         axes.set_xscale("symlog", linthresh=first.k)
         for axis in (axes.xaxis, axes.yaxis):
@@ -161,6 +161,12 @@ def _distances(seen: Findings, name: str, place: int) -> Picture:
 
 def _line(place: int, lines: tuple[str, ...]) -> Mapping[str, Any]:
     return {"color": lines[place % 6], "linestyle": DASHES[place % 4], "linewidth": 1.6, "markersize": 4}
+
+
+def _label(name: str) -> str:
+    """A prior's name in a legend, which takes no more room than the picture has; matplotlib leaves out what begins with ``_``."""
+    text = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
+    return f" {text}" if text.startswith("_") else text
 
 
 def _short(name: str) -> str:

@@ -51,6 +51,18 @@ def check_can_write(folder: str | Path, where: str) -> None:
         raise MachineError(f"{where}={str(folder)!r}: {there} cannot be written to. Mend its permissions, or set another.")
 
 
+def check_can_be_file(path: str | Path, where: str) -> None:
+    """Checks that a file can be written at a path, whose folder may have to be made first (see :func:`check_can_write`).
+
+    A device or a pipe is refused: what takes its place would be a file.
+    """
+    if Path(path).is_dir():
+        raise MachineError(f"{where}={str(path)!r}: is a folder. Name a file in it.")
+    if os.path.lexists(path) and not Path(path).is_file():
+        raise MachineError(f"{where}={str(path)!r}: is no file. Name another.")
+    check_can_write(Path(path).absolute().parent, where)
+
+
 @contextmanager
 def whole_file(path: Path, *, locked: bool = False) -> Iterator[Path]:
     """Gives the name of a file to write; at the end it is flushed and takes the place of ``path``, or is gone after an error.
@@ -71,8 +83,8 @@ def whole_file(path: Path, *, locked: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole UTF-8 text (:func:`whole_file`)."""
-    with whole_file(path) as unfinished:
+    """Writes a whole UTF-8 text (:func:`whole_file`); where a link leads to a file, to that file."""
+    with whole_file(Path(os.path.realpath(path))) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import solo_gps
 from solo_gps.commands.cli import main
+from solo_gps.config import parse
 from solo_gps.errors import ConfigError, DataError
 from solo_gps.evaluation.checkpoints import checkpoint_prior
 from solo_gps.evaluation.geometry import alignment, mean_average_precision, uniformity
 from solo_gps.evaluation.metrics import knn_accuracy, linear_accuracy, rank_me
+from solo_gps.evaluation.scores import Features, ScoreConfig, score
 
 SMALL = {"k": 5, "recall": [1, 3]}
 NESTED = {
@@ -295,6 +300,10 @@ def unknown_network(folder):
     (folder / "args.json").write_text(json.dumps({**NESTED, "backbone": {"name": "resnet81"}}))
 
 
+def no_group(folder):
+    (folder / "args.json").write_text(json.dumps({**NESTED, "backbone": {"name": "resnet18", "kwargs": [1]}}))
+
+
 def own_network(folder):
     (folder / "args.json").write_text(json.dumps({**NESTED, "backbone": {"name": "convnext_tiny"}}))
 
@@ -303,6 +312,7 @@ def own_network(folder):
     ("spoil", "says"),
     [
         (own_network, "convnext_tiny is a network of solo-learn's own code, which solo-gps cannot build"),
+        (no_group, r"wanted a group of keys as backbone.kwargs .*got \[1\]"),
         (damaged, "one-ep=3: prior.path: .*one-ep=3.ckpt is damaged, or not a checkpoint"),
         (without_arguments, "no args.json of solo-learn's beside it, so its network is not known.*--prior checkpoint path="),
         (foreign_arguments, r"wanted backbone.name \(or encoder\) in it, got None"),
@@ -340,6 +350,10 @@ def test_a_bad_checkpoint_is_one_line_before_anything_is_embedded(spoil, says, c
         ({"test": "nowhere"}, "test: images='nowhere': no such folder"),
         ({"train": "nowhere"}, "train: images='nowhere': no such folder"),
         ({"keys": {"image_sise": 3}}, "Did you mean 'image_size'"),
+        (
+            {"priors": [{"name": "join", "parts": ["pixels", "patches"], "combine": "agree"}]},
+            "prior join.*combine=agree says which neighbours count",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_embedded(keys, says, checkpoint, digits, own_cache):
@@ -365,6 +379,66 @@ def test_classes_of_one_set_alone_are_an_error(missing_in, other, checkpoint, di
     name = {"train": "train", "val": "test"}
     with pytest.raises(DataError, match=f"wanted the same classes, but '1' is in {name[other]} alone"):
         solo_gps.evaluate([checkpoint], train=tmp_path / "sets" / "train", test=tmp_path / "sets" / "val", **SMALL)
+
+
+def test_a_collapsed_network_has_a_row_like_any_other():
+    nothing = np.zeros((48, 4), np.float32)
+    figures = score(
+        Features(test=nothing, test_labels=np.arange(48) % 4), parse({"k": 3, "recall": [1]}, ScoreConfig, "evaluate")
+    )
+    assert figures["rank_me"] is None
+    assert figures["uniformity"] is not None
+
+
+def test_images_of_16_bits_are_judged_as_they_are_said_to_be_read(tmp_path, capsys):
+    for part in ("train", "test"):
+        for number in range(8):
+            folder = tmp_path / part / str(number % 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng(number).integers(0, 60000, (8, 8)).astype(np.uint16)
+            Image.fromarray(values).save(folder / f"{number}.png")
+    words = [
+        "evaluate",
+        "--prior",
+        "pixels",
+        "image_size=8",
+        "--train",
+        str(tmp_path / "train"),
+        "--test",
+        str(tmp_path / "test"),
+    ]
+    small = ["--k", "1", "--recall", "1", "--metrics", "knn"]
+    assert main([*words, *small]) == 1
+    assert "--scale own" in capsys.readouterr().err
+    assert main([*words, *small, "--scale", "own"]) == 0
+    assert main([*words, *small, "--scale", "own", "--json", str(tmp_path)]) == 1
+    assert f"--json='{tmp_path}': is a folder" in capsys.readouterr().err
+
+
+def test_a_set_is_not_judged_by_itself(digits):
+    with pytest.raises(DataError, match=r"test: the same folder as train.* Leave train out"):
+        solo_gps.evaluate(train=digits / "train", test=str(digits / "train"), priors=["pixels"], **SMALL)
+
+
+def test_one_class_alone_is_refused_before_any_work(digits, tmp_path, own_cache):
+    shutil.copytree(digits / "train" / "2", tmp_path / "one" / "2")
+    with pytest.raises(DataError, match="two classes or more, got 1"):
+        solo_gps.evaluate(test=tmp_path / "one", priors=["pixels"], **SMALL)
+    assert not own_cache.exists()
+
+
+def test_what_is_no_file_is_never_replaced(digits, tmp_path, capsys):
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link.json", tmp_path / "real.json"
+    os.mkfifo(pipe)
+    link.symlink_to(real)
+    real.write_text("old")
+    words = ["evaluate", "--prior", "pixels", "--test", str(digits / "train"), "--k", "1", "--recall", "1", "--metrics", "knn"]
+    assert main([*words, "--csv", str(pipe)]) == 1
+    assert "is no file. Name another" in capsys.readouterr().err
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert main([*words, "--json", str(link)]) == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["rows"]
 
 
 def test_images_without_classes_are_an_error(checkpoint, digits, capsys):

@@ -164,7 +164,7 @@ def test_the_folder_of_caches_may_be_named_before_the_command_or_after_it(digits
         assert cli.main(["cache", command, built.name[:6], "--cache-dir", here]) == 0
     capsys.readouterr()
     assert cli.main(["cache", "list", "--cache-dir", here]) == 0
-    assert capsys.readouterr().out == "no caches\n"
+    assert capsys.readouterr().out == f"no caches in {here}\n"
     assert (Path(there) / built.name / "embeddings.npy").is_file()
 
 

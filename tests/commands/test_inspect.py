@@ -22,6 +22,25 @@ def flat(digits, tmp_path):
 
 
 @pytest.mark.host
+def test_weights_that_cannot_be_read_are_said_before_another_prior_is_embedded(digits, tmp_path, capsys, own_cache):
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"nothing")
+    words = ["--prior", "checkpoint", f"path={damaged}", "architecture=resnet18", "image_size=32"]
+    assert main(["inspect", str(digits / "train"), *PIXELS, *words, "--no-page"]) == 1
+    said = capsys.readouterr().err
+    assert "checkpoint path=" in said
+    assert "is damaged" in said
+    assert not own_cache.exists()
+
+
+@pytest.mark.host
+def test_a_file_that_cannot_be_written_is_said_before_any_work(digits, tmp_path, capsys, own_cache):
+    assert main(["inspect", str(digits / "train"), *PIXELS, "--no-page", "--json", str(tmp_path)]) == 1
+    assert f"--json='{tmp_path}': is a folder. Name a file in it" in capsys.readouterr().err
+    assert not own_cache.exists()
+
+
+@pytest.mark.host
 def test_two_priors_of_a_labelled_folder(digits, tmp_path, capsys):
     file = tmp_path / "numbers.json"
     words = [*PIXELS, "--prior", "pca", "dimensions=4", "image_size=8", "--json", str(file), "--out", str(tmp_path / "a b")]

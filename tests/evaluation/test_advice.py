@@ -11,7 +11,7 @@ from image_sets import ArrayImages
 
 from solo_gps.evaluation import advice as rules
 from solo_gps.evaluation.advice import advise, knowledge
-from solo_gps.evaluation.inspection import inspect_spaces
+from solo_gps.evaluation.inspection import inspect_space, telling_labels
 from solo_gps.evaluation.neighbourhood import Ball, RadiusBall
 from solo_gps.interfaces import Embeddings
 from solo_gps.samplers.space import PriorSpace
@@ -22,8 +22,8 @@ CLASSES = DRAW.integers(0, 10, 1000)
 
 def numbers(points, labels=CLASSES, space="euclidean"):
     images = ArrayImages(np.zeros((len(points), 2, 2), np.uint8), labels)
-    spaces = {"mine": PriorSpace.of(images, Embeddings(array=points.astype(np.float32), space=space), None)}
-    return inspect_spaces(images, spaces, seed=5)[0].numbers
+    placed = PriorSpace.of(images, Embeddings(array=points.astype(np.float32), space=space), None)
+    return inspect_space("mine", placed, telling_labels(images), seed=5).numbers
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,32 @@ def test_a_ball_of_copies_is_not_what_to_take(good):
     said = advise(seen)
     assert said.k == 2
     assert "exact copy" in said.suggestions[0].reason
+
+
+def test_a_nearest_image_below_chance_sets_no_measure(good):
+    said = advise(with_purity(good, [(1, 0.05, 0.05), (10, 0.08, 0.09), (50, 0.1, 0.1)]))
+    assert (said.verdict, said.k, said.choose) == ("little", 10, "uniform")
+    assert any("knows no more than chance" in one.reason for one in said.suggestions)
+
+
+@pytest.mark.parametrize("frames", [2, 5, 20])
+def test_frames_of_a_film_are_near_copies_however_many(frames):
+    scenes = DRAW.normal(size=(15, 32))
+    points = np.repeat(scenes, frames, axis=0) + 1e-4 * DRAW.normal(size=(15 * frames, 32))
+    seen = numbers(points, np.repeat(np.arange(15), frames))
+    assert seen.near_copies == 1
+    assert "near" in " ".join(one.reason for one in advise(seen).suggestions)
+
+
+def test_few_dimensions_alone_make_no_near_copies():
+    assert numbers(DRAW.normal(size=(300, 6)), None).near_copies < 0.01
+
+
+def test_few_images_are_not_voted_on_by_all_others():
+    """By all others, each of two equal classes is the smaller without the image itself: all would be told wrong."""
+    points = np.concatenate([DRAW.normal(size=(8, 4)), DRAW.normal(size=(8, 4)) + 9])
+    seen = numbers(points, np.repeat([0, 1], 8))
+    assert (seen.votes, seen.accuracy) == (3, 1)
 
 
 def test_each_suggestion_at_its_threshold(good):

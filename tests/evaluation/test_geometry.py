@@ -88,7 +88,11 @@ def test_weighted_votes_by_hand(blocks, clouds):
 
 def test_votes_of_a_tiny_temperature_do_not_overflow():
     voting = np.array([[0, 1, 1]]), np.array([[0.9, 0.8, 0.8]], np.float32), np.array([0])
-    assert vote_accuracy(*voting, temperature=1e-4) == 1
+    for temperature in (1e-4, 1e-300):
+        assert vote_accuracy(*voting, temperature=temperature) == 1
+    far = np.array([[2, 0, 0]]), np.array([[0.1, 0.09, -0.5]], np.float32), np.array([2])
+    assert vote_accuracy(far[0] * 10**12, far[1], far[2] * 10**12, temperature=1e-4) == 1
+    assert vote_accuracy(*far, temperature=1e-4) == 1  # the nearest one's class, however far all are
     assert vote_accuracy(*voting) == 0
 
 

@@ -92,6 +92,14 @@ def test_a_wrong_key_is_one_error(node, message, recipe):
         pass
 
 
+@pytest.mark.host
+def test_where_no_pair_is_chosen_there_is_nothing_to_watch(recipe):
+    method, kwargs = "nnclr", {"method_kwargs.queue_size": 16}
+    nodes = {"sampler": {"pnn": {}}, "watch": {"every": 5}}
+    with pytest.raises(ConfigError, match="watch: pnn chooses no positive"), solo_gps.activate(recipe(method, **nodes, **kwargs)):
+        pass
+
+
 @pytest.fixture
 def trained(recipe, tmp_path):
     """From loggers and the nodes of a recipe to what is left of a training of three epochs."""
