@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -280,7 +281,11 @@ def test_images_that_change_after_they_were_decoded_give_no_row_to_the_new_ones(
 
 def test_a_store_in_a_folder_that_cannot_be_written_is_used_and_none_is_made_there(digits, own_cache, tmp_path, monkeypatch):
     expected = pixels(kept(digits / "train", "mapped"))
-    monkeypatch.setattr(Path, "mkdir", lambda path, *_, **__: pytest.fail(f"wrote {path}"))
+
+    def refused(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
     assert same(pixels(kept(digits / "train", "mapped")), expected)
     monkeypatch.undo()
     (tmp_path / "file").touch()
