@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from solo_gps.api.images import image_set, some_of
-from solo_gps.api.priors import prior_node, refuse_agreement
+from solo_gps.api.priors import as_arguments, prior_node, refuse_agreement
 from solo_gps.config import parse
 from solo_gps.embeddings.others import embed_others, has_views
 from solo_gps.embeddings.resolve import parse_prior, resolve_prior
@@ -79,7 +79,22 @@ def evaluate(
         DataError: A checkpoint cannot be read, its args.json is missing, images or labels are not what was wanted, or there are
             fewer images than neighbours asked for.
     """
-    with our_part("evaluating"), tempfile.TemporaryDirectory() as folder:
+    with as_arguments(), our_part("evaluating"):
+        return judge(checkpoints, test=test, train=train, priors=priors, keys=keys, decode=decode, **scores)
+
+
+def judge(
+    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    test: Any,
+    train: Any,
+    priors: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    keys: Mapping[str, Any] | None,
+    decode: Mapping[str, Any] | None,
+    **scores: Any,
+) -> Evaluation:
+    """As :func:`evaluate`, with a recipe's keys in errors."""
+    with tempfile.TemporaryDirectory() as folder:
         config = parse(scores, ScoreConfig, "evaluate")
         device_of(config.device, "device")
         checkpoints = [checkpoints] if isinstance(checkpoints, (str, os.PathLike)) else checkpoints

@@ -118,11 +118,13 @@ def decoding(options: argparse.Namespace) -> Scaling:
 
 
 @contextmanager
-def said_as_options() -> Iterator[None]:
-    """Names the command's options where an error names the recipe's group ``images``."""
+def said_as_options(options: argparse.Namespace) -> Iterator[None]:
+    """Names the option ``--scale``, where a command has it, where an error names the recipe's group ``images``."""
     try:
         yield
     except SoloGpsError as error:
+        if not hasattr(options, "scale"):
+            raise
         text = re.sub(r"\+images=fixed images\.low=(\S+) images\.high=(\S+[^.])", r"--scale fixed low=\1 high=\2", str(error))
         error.args = (re.sub(r"\+images=(\w+)", r"--scale \1", text),)
         raise

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from solo_gps.commands.cache import add_cache_commands
+from solo_gps.commands.cache import add_cache_commands, said_as_options
 from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.evaluate import add_evaluate
 from solo_gps.commands.inspect import add_inspect_options
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _pretrain(arguments[1:])
         options = _parser().parse_args(arguments, argparse.Namespace(typed=arguments))
         run: Callable[[argparse.Namespace], int] = options.run
-        with our_part(f"running {' '.join(arguments[:2])}"):
+        with said_as_options(options), our_part(f"running {' '.join(arguments[:2])}"):
             return run(options)
     except SoloGpsError as error:
         print(f"solo-gps: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from solo_gps.commands.cache import add_scale_option, decoding, prior_node, said_as_options
+from solo_gps.commands.cache import add_scale_option, decoding, prior_node
 from solo_gps.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from solo_gps.api.evaluate import evaluate
+    from solo_gps.api.evaluate import judge
     from solo_gps.runtime.console import show_progress_lines
     from solo_gps.runtime.files import check_can_be_file, write_text
 
@@ -52,17 +52,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         if (file := getattr(options, name)) is not None:
             check_can_be_file(file, f"--{name}")
     asked = {name: getattr(options, name) for name in ("metrics", "k", "temperature", "recall", "seed", "device")}
-    scale = decoding(options)
-    with said_as_options():
-        result = evaluate(
-            options.checkpoints,
-            train=options.train,
-            test=options.test,
-            priors=[prior_node(words) for words in options.prior],
-            keys=_assignments(options.keys),
-            decode=asdict(scale),
-            **{name: value for name, value in asked.items() if value is not None},
-        )
+    result = judge(
+        options.checkpoints,
+        train=options.train,
+        test=options.test,
+        priors=[prior_node(words) for words in options.prior],
+        keys=_assignments(options.keys),
+        decode=asdict(decoding(options)),
+        **{name: value for name, value in asked.items() if value is not None},
+    )
     print(result.as_text())
     if options.csv is not None:
         write_text(options.csv, result.as_csv())

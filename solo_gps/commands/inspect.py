@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from solo_gps.commands.cache import add_scale_option, decoding, prior_node, said_as_options
+from solo_gps.commands.cache import add_scale_option, decoding, prior_node
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.errors import ConfigError
 
@@ -53,9 +53,8 @@ def _inspect(options: argparse.Namespace) -> int:
         raise ConfigError(f"--prior {twice}: is there twice. Leave one out, or give it other keys.")
     for node in nodes:
         resolve_prior(node)
-    with said_as_options():
-        images = training_images(options, decoding(options), fraction=options.fraction)
-        seen = inspect_priors(images, dict(zip(names, nodes, strict=True)))
+    images = training_images(options, decoding(options), fraction=options.fraction)
+    seen = inspect_priors(images, dict(zip(names, nodes, strict=True)))
     print("\n".join(summary(options.folder, seen)))
     if options.json is not None:
         write_text(options.json, json.dumps(seen.as_json(), indent=1, allow_nan=False) + "\n")

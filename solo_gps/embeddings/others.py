@@ -12,14 +12,14 @@ from safetensors.torch import load
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.resolve import of_parts, resolve_prior
-from solo_gps.embeddings.service import embed
+from solo_gps.embeddings.service import embed, release
 from solo_gps.embeddings.store import NAME, STATE, read_manifest
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
 from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
-from solo_gps.runtime.devices import device_of
+from solo_gps.runtime.devices import current, device_of
 from solo_gps.runtime.progress import Progress
 from solo_gps.runtime.store import check_blocks, mend_of
 
@@ -64,14 +64,18 @@ def embed_others(
         rows = len(images) * (views or 1)
         encoder.take([Embeddings(array=part.reshape(rows, -1)) for part in parts])
     device = device_of(encoder.config.device)
-    with preserved_generators(device):
-        encoder.load(device)
-        if encoder.trained:
-            folder = embed(fitted_on, prior).folder
-            assert folder is not None
-            check_blocks(folder / NAME, read_manifest(folder), STATE, mend_of(folder), at_most=None)
-            encoder.load_state({name: tensor.clone() for name, tensor in load((folder / STATE).read_bytes()).items()})
-        found = _forward(images, encoder, rows, 0 if joined else views, seed)
+    try:
+        with preserved_generators(device), current(device):
+            encoder.load(device)
+            if encoder.trained:
+                folder = embed(fitted_on, prior).folder
+                assert folder is not None
+                check_blocks(folder / NAME, read_manifest(folder), STATE, mend_of(folder), at_most=None)
+                encoder.load_state({name: tensor.clone() for name, tensor in load((folder / STATE).read_bytes()).items()})
+            found = _forward(images, encoder, rows, 0 if joined else views, seed)
+    finally:
+        del encoder
+        release(device)
     return found.reshape(views, len(images), -1) if views else found
 
 

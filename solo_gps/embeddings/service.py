@@ -78,7 +78,7 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
                     return _find_or_build(images, encoder, ranks)
     finally:
         del encoder
-        _release(device)
+        release(device)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _said_of_the_disk(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _release(device: torch.device) -> None:
+def release(device: torch.device) -> None:
     """Gives the encoder's memory back: training needs it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

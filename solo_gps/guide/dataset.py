@@ -31,7 +31,7 @@ class GuidedDataset(Dataset):
         images: The N raw images.
         pipelines: One transform for each crop.
         from_positive: For each crop, which of an item's positives it shows, from 1; 0 for the anchor.
-        pairs: The items of the first epoch, each with as many positives as in any other.
+        pairs: The items of the first epoch.
         of_positive: One transform for each crop, for items that show another image than the anchor; ``None`` for ``pipelines``.
         keep_apart: Whether its loader keeps an anchor and its positive's own item in different batches.
         skip: An item of which one image cannot be read shows the other one alone; else that is an error.
@@ -58,11 +58,12 @@ class GuidedDataset(Dataset):
         self.from_positive = tuple(from_positive)
         self._crops = tuple(zip(self.pipelines, of_positive or self.pipelines, self.from_positive, strict=True))
         self._item = _reader(images)
-        self.anchors = torch.from_numpy(pairs.anchors.astype(np.int32)).share_memory_()
-        self.positives = torch.from_numpy(pairs.positives.astype(np.int32)).share_memory_()
-        self.more = None if pairs.more is None else torch.from_numpy(pairs.more.astype(np.int32)).share_memory_()
+        items, positives = len(pairs.anchors), max(self.from_positive, default=0)
+        self.anchors, self.positives = (torch.empty(items, dtype=torch.int32).share_memory_() for _ in range(2))
+        self.more = None if positives < 2 else torch.empty((items, positives - 1), dtype=torch.int32).share_memory_()
         # Views of the same memory: indexing a tensor costs ten times as much, twice an item.
         self.pairs = self._views()
+        self._take(pairs)
         self.unreadable = torch.zeros(len(images), dtype=torch.uint8).share_memory_() if skip else None
         # What an item showed when it was last read: workers write here, and the main process reads it with the item's batch.
         self._shown = torch.zeros(len(self.anchors), dtype=torch.uint8).share_memory_() if skip else None
@@ -142,11 +143,14 @@ class GuidedDataset(Dataset):
             return
         pairs = self._draw()
         assert len(pairs.anchors) == len(self), "the number of items must not change from epoch to epoch"
-        self.pairs.anchors[:], self.pairs.positives[:] = pairs.anchors, pairs.positives
-        if self.pairs.more is not None:  # a sampler that knows of one positive alone shows it in all crops
-            self.pairs.more[:] = pairs.positives[:, None] if pairs.more is None else pairs.more
+        self._take(pairs)
         if self._shown is not None:
             self._shown.zero_()
+
+    def _take(self, pairs: Pairs) -> None:
+        self.pairs.anchors[:], self.pairs.positives[:] = pairs.anchors, pairs.positives
+        if self.pairs.more is not None:  # there are none before the first refresh, where nothing but the network guides
+            self.pairs.more[:] = pairs.positives[:, None] if pairs.more is None else pairs.more
 
 
 def _reader(images: ImageSet) -> Callable[[int], tuple[Any, int]]:

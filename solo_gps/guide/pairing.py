@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.embeddings.snapshot import check_same_images
-from solo_gps.errors import DataError
+from solo_gps.errors import ConfigError, DataError
 from solo_gps.evaluation.gallery import draw_exhibits
 from solo_gps.evaluation.metrics import pair_purity, table_change, table_purity
 from solo_gps.guide.record import that_act
@@ -110,7 +110,12 @@ class Pairing:
         pairs = plain_pairs(len(self.images))
         for name, sampler in self._samplers.items():
             if name not in self._without_table:
-                pairs = sampler.pairs(pairs, epoch)
+                before, pairs = pairs, sampler.pairs(pairs, epoch)
+                if before.more is not None and pairs.more is None:
+                    raise ConfigError(
+                        f"sampler {name!r} knows of one positive an item, and drops the further ones of sampler.gps.positives. "
+                        "Put it before gps, or leave positives out."
+                    )
         return pairs
 
     def refresh_if_due(self, epoch: int, pipeline: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import CenterCrop, Compose
@@ -34,7 +33,7 @@ from solo_gps.hosts.dali import Shown, check_reads
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
 from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
-from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs, ShownCrops, name_of
+from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
 from solo_gps.methods import crops_from_positive, facts_of
 from solo_gps.plugins import wrapped
 
@@ -68,7 +67,7 @@ class GuidedRun:
         self.pairing = Pairing(self.cfg, self.samplers, refresh)
         self.record = record_of(asked, host.generation)
         self.receipt = Receipt()
-        self._watch = Watch(asked.watch, self.record["seed"] or 0)
+        self._watch = Watch(asked.watch, self.pairing, self.record["seed"] or 0)
         self.fit = Fit(self.pairing, self.receipt, self.record, f"{host.loader_module.__name__}.prepare_dataloader")
         self._suffix = run_suffix(asked) if asked.samplers else ""
         self._recipe: DictConfig | None = None
@@ -285,15 +284,12 @@ class GuidedRun:
     def measures(self, epoch: int) -> dict[str, float]:
         """Returns what is logged of an epoch: its pairs, and what the latest refresh changed."""
         changes = self.pairing.take_changes()
-        return changes if self.dataset is None else self._watch.numbers(*self._watched(self.dataset), epoch) | changes
+        return changes if self.dataset is None else self._watch.numbers(self.dataset, epoch) | changes
 
     def show(self, trainer: Any) -> None:
         """Gives the loggers pictures of the pairs of the epoch that ends, where it has its turn."""
         if self.dataset is not None:
-            self._watch.show(trainer, *self._watched(self.dataset), trainer.current_epoch)
-
-    def _watched(self, dataset: GuidedDataset) -> tuple[GuidedDataset, dict[str, NeighbourTable], NDArray[np.int64] | None]:
-        return dataset, self.pairing.tables, self.pairing.labels
+            self._watch.show(trainer, self.dataset)
 
     def check_step(self, method: Any, *, described: bool) -> None:
         """Looks at each training step: hooks that a subclass or a program leaves out would train plainly.
@@ -352,7 +348,7 @@ class GuidedRun:
         tables = {name: table_digest(table) for name, table in self.pairing.tables.items()}
         receipt = write_receipt(folder, {**self.record, "tables": tables}, counts, facts, by_pairs=self.dataset is not None)
         if error is None and folder is not None and self.dataset is not None:
-            page = self._watch.write_page(folder, receipt, *self._watched(self.dataset))
+            page = self._watch.write_page(folder, receipt, self.dataset)
             if page is not None:
                 log.info("report: %s", page)
 

@@ -16,9 +16,11 @@ from PIL.Image import Image
 from solo_gps.evaluation.gallery import draw_gallery
 from solo_gps.evaluation.metrics import pair_distances, pair_purity, pair_spread
 from solo_gps.guide.dataset import GuidedDataset
+from solo_gps.guide.pairing import Pairing
 from solo_gps.guide.watch_config import WatchConfig
 from solo_gps.interfaces import NeighbourTable
 from solo_gps.runtime.files import write_text
+from solo_gps.samplers.gps.choose import ball_sizes
 
 FILE = "solo_gps_report.html"
 MOST_ROWS = 60
@@ -30,58 +32,42 @@ class Watch:
 
     Args:
         config: What to show.
+        pairing: Has the tables and the labels.
         seed: The anchors of the pictures are the same in every epoch, by this seed.
     """
 
-    def __init__(self, config: WatchConfig, seed: int) -> None:
-        self._config, self._seed = config, seed
+    def __init__(self, config: WatchConfig, pairing: Pairing, seed: int) -> None:
+        self._config, self._pairing, self._seed = config, pairing, seed
         self._epochs: dict[int, dict[str, float]] = {}
 
-    def numbers(
-        self, dataset: GuidedDataset, tables: Mapping[str, NeighbourTable], labels: NDArray[np.int64] | None, epoch: int
-    ) -> dict[str, float]:
+    def numbers(self, dataset: GuidedDataset, epoch: int) -> dict[str, float]:
         """Returns what is logged of an epoch's pairs, and keeps it for the page (:func:`numbers_of`)."""
-        self._epochs[epoch] = numbers_of(dataset, tables, labels)
+        self._epochs[epoch] = numbers_of(dataset, self._pairing.tables, self._pairing.labels)
         return self._epochs[epoch]
 
-    def show(
-        self,
-        trainer: Any,
-        dataset: GuidedDataset,
-        tables: Mapping[str, NeighbourTable],
-        labels: NDArray[np.int64] | None,
-        epoch: int,
-    ) -> None:
+    def show(self, trainer: Any, dataset: GuidedDataset) -> None:
         """Gives pictures and histograms to those of the trainer's loggers that take them, where the epoch has its turn."""
+        epoch = trainer.current_epoch
         if self._config.every == 0 or epoch % self._config.every or not trainer.is_global_zero:
             return
         takers = [logger for logger in trainer.loggers if _takes_pictures(logger)]
         if not takers:
             return
-        pictures = self._pictures(dataset, tables, labels, f"epoch {epoch}")
-        histograms = distances_of(dataset, tables, labels)
+        pictures = self._pictures(dataset, f"epoch {epoch}")
+        histograms = distances_of(dataset, self._pairing.tables, self._pairing.labels)
         for logger in takers:
             for name, picture in pictures.items():
                 _log_picture(logger, name, picture, trainer.global_step)
             for name, values in histograms.items():
                 _log_histogram(logger, name, values, trainer.global_step)
 
-    def write_page(
-        self,
-        folder: Path,
-        receipt: Mapping[str, Any],
-        dataset: GuidedDataset,
-        tables: Mapping[str, NeighbourTable],
-        labels: NDArray[np.int64] | None,
-    ) -> Path | None:
+    def write_page(self, folder: Path, receipt: Mapping[str, Any], dataset: GuidedDataset) -> Path | None:
         """Writes the page about a run that has ended beside its receipt, and returns its path; ``None`` where none is wanted.
 
         Args:
             folder: Where the receipt is.
             receipt: What it says.
             dataset: The guided set, with the pairs of the last epoch.
-            tables: Name of a sampler to its table.
-            labels: (N,) classes, -1 where unknown; ``None`` without any.
         """
         if not self._config.report:
             return None
@@ -90,7 +76,7 @@ class Watch:
         numbers = sorted(self._epochs.items())
         kept = np.unique(np.linspace(0, len(numbers) - 1, min(MOST_ROWS, len(numbers))).round().astype(int)).tolist()
         page = Environment(loader=PackageLoader("solo_gps.guide", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        pictures = self._pictures(dataset, tables, labels, "the last epoch")
+        pictures = self._pictures(dataset, "the last epoch")
         asked = {name: receipt[name] for name in ("samplers", "prior", "refresh", "images") if receipt.get(name) is not None}
         text = page.get_template("watch.html").render(
             receipt=receipt,
@@ -103,9 +89,7 @@ class Watch:
         write_text(folder / FILE, text)
         return folder / FILE
 
-    def _pictures(
-        self, dataset: GuidedDataset, tables: Mapping[str, NeighbourTable], labels: NDArray[np.int64] | None, when: str
-    ) -> dict[str, Image]:
+    def _pictures(self, dataset: GuidedDataset, when: str) -> dict[str, Image]:
         anchors, *positives = dataset.rows(np.arange(len(dataset)))
         shown, images = np.stack(positives, axis=1), dataset.images
         readable = np.full(len(images), True) if dataset.unreadable is None else dataset.unreadable.numpy() == 0
@@ -118,8 +102,8 @@ class Watch:
             pictures["guided_pairs"] = draw_gallery(images, anchors[rows].tolist(), shown[rows], title=title)
         pairs = np.stack([np.repeat(anchors, shown.shape[1]), shown.reshape(-1)], axis=1)
         pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & readable[pairs].all(axis=1)]
-        distances = _distances(tables, pairs[:, 0], pairs[:, 1])
-        name, wrong = worst_pairs(pairs, distances, labels, self._config.rows)
+        distances = _distances(self._pairing.tables, pairs[:, 0], pairs[:, 1])
+        name, wrong = worst_pairs(pairs, distances, self._pairing.labels, self._config.rows)
         if len(wrong):
             title = f"{when}: {'wrong' if name == 'guided_wrong' else 'the furthest'}"
             pictures[name] = draw_gallery(images, wrong[:, 0].tolist(), wrong[:, 1:], title=title)
@@ -155,7 +139,7 @@ def numbers_of(
         "guided_distance": float(known.mean(dtype=np.float64)) if len(known) else float("nan"),
     }
     for name, table in tables.items():
-        sizes = (table.indices >= 0).sum(axis=1)
+        sizes = ball_sizes(table)
         values |= {f"{name}_ball_{of}": float(getattr(sizes, of)()) for of in ("mean", "min", "max")}
     return {name: value for name, value in values.items() if not np.isnan(value)}
 
@@ -187,7 +171,8 @@ def worst_pairs(
         rows: How many at most.
 
     Returns:
-        ``"guided_wrong"`` and the pairs of two classes, the nearest first; or ``"guided_furthest"`` and the furthest of all.
+        ``"guided_wrong"`` and the pairs of two classes, the nearest first and those of unknown distance last; or
+        ``"guided_furthest"`` and the furthest of all.
     """
     if labels is None or not (labels >= 0).any():
         known = np.flatnonzero(~np.isnan(distances))

@@ -209,9 +209,9 @@ def _progress(work: Workspace) -> Progress:
 def _nearest_table(work: Workspace, backend: SearchBackend, k: int, facts: dict[str, object]) -> NeighbourTable:
     total, ranks = len(work.points.exact), training_ranks(work.config.distributed)
     count = min(k + 1, total)
-    if not backend.exact:
-        facts["recall"] = reach_recall(work, backend, count)
     with ranks.failing_together(), _progress(work) as progress:
+        if not backend.exact:
+            facts["recall"] = reach_recall(work, backend, count)
         keys = nearest_points(work, backend, count, ranks.share_of(total), progress.update)
     keys = ranks.gather_numbers(keys)
     indices, distances = expand_groups(keys, work.points.groups, work.points.factor, k)

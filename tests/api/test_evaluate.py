@@ -410,6 +410,10 @@ def test_images_of_16_bits_are_judged_as_they_are_said_to_be_read(tmp_path, caps
     small = ["--k", "1", "--recall", "1", "--metrics", "knn"]
     assert main([*words, *small]) == 1
     assert "--scale own" in capsys.readouterr().err
+    assert main(["cache", "build", str(tmp_path / "train"), "--prior", "pixels"]) == 1
+    assert "--scale own" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"decode=\{'scale': 'own'\}"):
+        solo_gps.evaluate(test=tmp_path / "test", priors="pixels", k=1, recall=[1], metrics=["knn"])
     assert main([*words, *small, "--scale", "own"]) == 0
     assert main([*words, *small, "--scale", "own", "--json", str(tmp_path)]) == 1
     assert f"--json='{tmp_path}': is a folder" in capsys.readouterr().err

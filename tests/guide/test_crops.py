@@ -16,6 +16,8 @@ from trainings import PLAIN_CROP
 import solo_gps
 from solo_gps.errors import ConfigError
 from solo_gps.hosts.detect import detect_host
+from solo_gps.interfaces import Pairs
+from solo_gps.samplers.sepp.sampler import Sepp
 
 pytestmark = pytest.mark.host
 HOST = detect_host()
@@ -93,6 +95,28 @@ def test_several_positives_take_their_turns(method, large, show, keys, recipe):
         of_batch = [anchors, *(torch.from_numpy(one[items.numpy()]) for one in positives)]
         assert [images.tolist() for images in seen.images] == [of_batch[one].tolist() for one in which]
         assert [classes.tolist() for classes in seen.targets] == [labels[of_batch[one].numpy()].tolist() for one in which]
+
+
+def test_several_positives_wait_for_the_first_refresh(recipe, train):
+    """Until then items have none, and their crops show the anchor."""
+    sampler = {"gps": {"k": 4, "positives": 2, "show": "all"}}
+    refresh = {"of": "features", "start": 1, "every": 1}
+    for first, share in (({**refresh, "start": 0}, 1), (refresh, 1)):
+        run = train(recipe("simclr", sampler=sampler, prior=PIXELS, refresh=first, augmentations=[LARGE, SMALL], max_epochs=2))
+        pairs, counts = run.model._run.dataset.pairs, run.model._run.receipt.counts
+        assert pairs.more.shape == (48, 1)
+        assert (pairs.more[:, 0] != pairs.positives).all()
+        assert counts["guided"] == share * counts["items"] == 96
+
+
+def test_a_sampler_that_drops_further_positives_ends_the_run(recipe, monkeypatch):
+    def first_alone(self, pairs, epoch):
+        return Pairs(anchors=pairs.anchors, positives=pairs.positives)
+
+    monkeypatch.setattr(Sepp, "pairs", first_alone)
+    nodes = {"sampler": {"gps": {"k": 4, "positives": 2, "show": "all"}, "sepp": {}}, "augmentations": [LARGE, SMALL]}
+    with pytest.raises(ConfigError, match=r"sampler 'sepp' knows of one positive an item.*Put it before gps"):
+        guided_set(recipe("simclr", prior=PIXELS, **nodes))
 
 
 def test_no_anchor_trains_beside_any_of_its_positives(recipe, train):

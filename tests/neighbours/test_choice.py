@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import logging
 import subprocess
@@ -233,6 +234,21 @@ def test_each_of_several_ranks_has_the_points_on_its_own_gpu_alone(world, asked,
     backend.fit(np.eye(4, dtype=np.float32))
     assert faiss.asked == [asked]
     assert backend.device == "cuda:1"
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("libcublas.so.12 not found"), ImportError("none"), OSError("libgomp")])
+def test_a_faiss_that_cannot_be_loaded_is_a_missing_one(problem, monkeypatch):
+    """faiss-gpu without the libraries of CUDA raises RuntimeError."""
+    load = builtins.__import__
+
+    def refused(name, *args, **kwargs):
+        if name == "faiss":
+            raise problem
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refused)
+    found = faiss_here.installed_faiss.__wrapped__()
+    assert (found.version, found.reason) == (None, str(problem))
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch):

@@ -196,9 +196,11 @@ def test_a_gpu_with_little_memory_is_searched_in_smaller_parts(keys, monkeypatch
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return opened(embeddings, backend)
 
+    given_back = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(asked[-1]))
     monkeypatch.setattr(search, "_open", little)
     found = find(rows, {"device": "cpu", "gpu_memory_mib": 1024}, **keys)
-    assert asked == [1024, 512, 256]
+    assert asked == given_back == [1024, 512, 256]
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.distances, expected.distances)
 

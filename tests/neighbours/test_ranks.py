@@ -21,6 +21,9 @@ PROGRAM = """
     rows = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
     asked = {"k": {"k": 3}, "radius": {"radius": 0.5}}[sys.argv[2]]
     alone = find(rows, {"distributed": False}, **asked)
+    if sys.argv[1] == "recall":
+        asked["search"] = {"backend": "faiss_hnsw"}
+        alone = find(rows, {"backend": "faiss_hnsw", "distributed": False}, k=3)
     together = find(rows, **asked)
     assert (together.indices == alone.indices).all()
     if dist.get_rank() == 1:
@@ -29,6 +32,8 @@ PROGRAM = """
 
         if sys.argv[1] == "open":
             search._open = broken
+        elif sys.argv[1] == "recall":
+            search.reach_recall = broken
         elif sys.argv[1] == "within":
             Workspace.within = broken
         else:
@@ -43,7 +48,7 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize(("where", "asked"), [("open", "k"), ("nearest", "k"), ("within", "radius")])
+@pytest.mark.parametrize(("where", "asked"), [("open", "k"), ("nearest", "k"), ("recall", "k"), ("within", "radius")])
 def test_an_error_of_one_rank_ends_both(where, asked, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))

@@ -132,6 +132,19 @@ def test_appended_pairs_come_behind_the_items():
     assert listed(append(pairs([0, 1, 2], [0, 2, 2]), pairs([0, 1], [2, 2]))) == [(0, 0), (1, 2), (2, 2), (0, 2), (1, 2)]
 
 
+def test_further_positives_of_another_sampler_are_kept_and_a_pair_has_its_partner_in_all_crops():
+    items = Pairs(
+        anchors=np.array([0, 1, 2], np.int32), positives=np.array([3, 4, 5], np.int32), more=np.array([[6], [7], [8]], np.int32)
+    )
+    pairs = Pairs(anchors=np.array([1], np.int32), positives=np.array([0], np.int32))
+    assert append(items, pairs).more.tolist() == [[6], [7], [8], [0]]
+    replaced = replace(items, Partners.of(pairs, 3), epoch=0, seed=0)
+    assert replaced.positives.tolist() == [3, 0, 5]
+    assert replaced.more.tolist() == [[6], [0], [8]]
+    cut = cut_to_budget(items, 2, epoch=1, seed=0)
+    assert cut.more[:, 0].tolist() == (6 + cut.anchors).tolist()
+
+
 def test_replace_shows_a_partner_where_there_is_one():
     partners = Partners.of(pairs([1, 3, 1], [2, 0, 4]), images=5)
     seen = Counter()
