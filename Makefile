@@ -50,7 +50,8 @@ layers: $(READY)
 	@$(BIN)/lint-imports
 
 docs: $(READY)
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/test_docs.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/test_docs.py tests/test_site.py
 
 bench: $(READY)
 	@$(RUN) benchmarks/loader.py

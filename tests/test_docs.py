@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from pathlib import Path
 
 import api_reference
+import cli_reference
 import pytest
 from config_keys import defaults, sampler_config, table
 from omegaconf import OmegaConf
@@ -22,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OUTSIDE = {"main_pretrain.py", "main_nn.py"}
-EXAMPLES = {"mirror", "brightness"}
+EXAMPLES = {"mirror", "brightness", "NAME"}
 
 
 def blocks(page, *languages):
@@ -87,6 +89,25 @@ def test_the_reference_has_what_the_package_offers():
     told = set(re.findall(r"<!-- docstring: solo_gps\.(\w+) -->", api_reference.PAGE.read_text()))
     elsewhere = {"__version__", "hookimpl", "SoloGpsError"}  # a text; docs/plugins.md; by its own module
     assert told == set(solo_gps.__all__) - elsewhere
+
+
+def test_the_page_of_commands_is_that_of_the_parsers():
+    assert cli_reference.PAGE.read_text() == cli_reference.page(), "run python tests/cli_reference.py"
+
+
+def test_an_option_becomes_a_row():
+    parser = argparse.ArgumentParser(prog="solo-gps")
+    one = parser.add_subparsers().add_parser("one", help="does it", epilog="example: solo-gps one a")
+    one.add_argument("file", nargs="*")
+    one.add_argument("--form", choices=["x", "y"], default="x", help="of <n>|m")
+    one.add_argument("--keys", nargs="+", metavar="KEY", required=True, help="all %(dest)s")
+    (lines,) = cli_reference.commands(parser, "")
+    assert lines[:7] == ["## solo-gps one", "", "Does it.", "", "```bash", "solo-gps one a", "```"]
+    assert lines[10:13] == [
+        "| `[file ...]` |  |",
+        r"| `--form {x,y}` | of &lt;n>\|m; default: `x` |",
+        "| `--keys KEY [KEY ...]` | all keys; required |",
+    ]
 
 
 def test_a_docstring_becomes_markdown():
