@@ -91,15 +91,17 @@ def judge(
     priors: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     keys: Mapping[str, Any] | None,
     decode: Mapping[str, Any] | None,
+    untrained: bool = True,
     **scores: Any,
 ) -> Evaluation:
-    """As :func:`evaluate`, with a recipe's keys in errors."""
+    """As :func:`evaluate`, with a recipe's keys in errors; the networks without training only where they are wanted."""
     with tempfile.TemporaryDirectory() as folder:
         config = parse(scores, ScoreConfig, "evaluate")
         device_of(config.device, "device")
         checkpoints = [checkpoints] if isinstance(checkpoints, (str, os.PathLike)) else checkpoints
         priors = [priors] if isinstance(priors, (str, Mapping)) else priors
-        asked = list(_rows(checkpoints, priors, keys or {}, config, Path(folder)))
+        rows_asked = _rows(checkpoints, priors, keys or {}, config, Path(folder))
+        asked = [row for row in rows_asked if untrained or row.kind != "untrained"]
         if not asked:
             raise ConfigError("evaluate: no checkpoint and no prior to judge. Name one.")
         scaling = parse({} if decode is None else decode, Scaling, "decode")

@@ -1,4 +1,4 @@
-"""The command `solo-gps`: pretrain, demo, evaluate, cache, inspect, prior, sepp, data, doctor."""
+"""The command `solo-gps`: pretrain, demo, compare, evaluate, cache, inspect, prior, sepp, data, doctor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from solo_gps.commands.cache import add_cache_commands, said_as_options
+from solo_gps.commands.compare import add_compare
 from solo_gps.commands.data import add_data_commands
 from solo_gps.commands.evaluate import add_evaluate
 from solo_gps.commands.inspect import add_inspect_options
@@ -69,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for images, cache and results")
     demo.add_argument("--epochs", type=int, default=None, help="epochs of each run; default: the recipe's")
     demo.set_defaults(run=_demo)
+    compare = commands.add_parser(
+        "compare",
+        help="many trainings, seed by seed, and one table",
+        epilog="example: solo-gps compare sweep.yaml hydra/launcher=joblib hydra.launcher.n_jobs=2",
+    )
+    add_compare(compare)
     evaluate = commands.add_parser(
         "evaluate",
         help="judge checkpoints beside priors alone and an untrained network",

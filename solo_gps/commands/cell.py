@@ -1,0 +1,204 @@
+"""One cell of a comparison: the Hydra program that trains it, checks what it was shown, judges it, and keeps a record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from solo_gps.comparison.records import Record, write_record
+from solo_gps.comparison.sweep import Cell, JudgeKeys, Sweep
+from solo_gps.errors import HostError
+from solo_gps.runtime.console import show_progress_lines
+
+
+def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> None:
+    """Runs the Hydra program whose sweeper launches the cells.
+
+    Args:
+        sweep: The sweep.
+        cells: Those that are left.
+        arguments: For Hydra.
+    """
+    typed = sys.argv
+    by_name = {cell.name: cell for cell in cells}
+    needed = {(row, cell.seed) for cell in cells for row in cell.needs}
+    keep = {cell.name for cell in cells if sweep.keys.keep_checkpoints or (cell.row, cell.seed) in needed}
+    # Plain values, for a launcher sends the program to another process with all that it reads.
+    judge, records, recipe = sweep.judge, str(sweep.records.absolute()), list(arguments[:4])
+
+    @hydra.main(version_base="1.2", config_path=None)
+    def program(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        words = list(HydraConfig.get().overrides.task)
+        sys.argv = [*typed[:1], "pretrain", *recipe, *words]  # Lightning starts the other ranks by it
+        show_progress_lines()
+        cell = by_name[Path(HydraConfig.get().runtime.output_dir).name]
+        train_and_judge(cfg, cell, judge, Path(records), keep=cell.name in keep)
+
+    sys.argv = ["solo-gps compare", *arguments]
+    try:
+        program()
+    finally:
+        sys.argv = typed
+
+
+def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path, *, keep: bool) -> None:
+    """Trains a cell, checks its receipt, judges its checkpoints and writes its record.
+
+    Args:
+        cfg: The composed recipe, with checkpoints enabled.
+        cell: The cell.
+        judge: How it is judged.
+        records: Folder of the records.
+        keep: Whether its checkpoints stay.
+
+    Raises:
+        HostError: The receipt says that the run was not what the cell asks for, or no checkpoint was left.
+    """
+    from solo_gps.commands.pretrain import pretrain
+
+    OmegaConf.set_struct(cfg, False)
+    asked = list(cfg.get("sampler") or {})
+    wall, cpu = time.perf_counter(), time.process_time()
+    done = pretrain(cfg)
+    if not done.trainer.is_global_zero:
+        return
+    checkpoints = _checkpoints(Path(cfg.checkpoint.dir), judge.every)
+    receipt = checked_receipt(checkpoints[-1][1].parent, asked)
+    trained = time.perf_counter() - wall, time.process_time() - cpu
+    steps, host, epochs = int(done.trainer.global_step), done.host, int(done.trainer.current_epoch)
+    del done
+    curve = [{"epochs": after, "figures": figures_of(judge, [str(path)])} for after, path in checkpoints]
+    record = Record(
+        **{key: getattr(cell, key) for key in ("row", "place", "values", "seed", "key", "overrides")},
+        steps=steps,
+        figures=curve[-1]["figures"],
+        curve=curve if len(curve) > 1 else [],
+        receipt=receipt,
+        facts={
+            "epochs": epochs,
+            "seconds_of_training": round(trained[0], 1),
+            "cpu_seconds_of_training": round(trained[1], 1),
+            **facts(host.generation),
+        },
+    )
+    write_record(records, cell.name, record)
+    if not keep:
+        shutil.rmtree(cfg.checkpoint.dir)
+
+
+def _checkpoints(folder: Path, every: int | None) -> list[tuple[int, Path]]:
+    """Epochs and checkpoint of the newest run in a folder; the last alone without a curve."""
+    from solo_gps.comparison.plan import last_checkpoint
+
+    newest = last_checkpoint(folder)
+    found = sorted(newest.parent.glob("*.ckpt"), key=_epoch) if every is not None else [newest]
+    return [(_epoch(path) + 1, path) for path in found]
+
+
+def _epoch(path: Path) -> int:
+    digits = path.stem.rpartition("=")[2]
+    if not digits.isdigit():
+        raise HostError(f"{path}: wanted a name that ends in the number of an epoch, as solo-learn's checkpoints have.")
+    return int(digits)
+
+
+def checked_receipt(folder: Path, asked: Sequence[str]) -> dict[str, Any] | None:
+    """What a table needs of a run's receipt, after a check that the run was guided as its recipe asked; ``None`` for a plain one.
+
+    Args:
+        folder: Folder of the checkpoint.
+        asked: Names of the samplers.
+
+    Raises:
+        HostError: There is none, though samplers were asked for; or it says that the run was cut short, or never guided.
+    """
+    from solo_gps.guide.receipt import FILE
+
+    file = folder / FILE
+    if not asked:
+        if file.exists():
+            raise HostError(f"{file}: the receipt of a guided run beside a plain one. Remove the folder and train again.")
+        return None
+    if not file.exists():
+        raise HostError(f"{folder}: no {FILE} beside the checkpoint, though the recipe asks for {' and '.join(asked)}.")
+    receipt: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if receipt["ended"] != "finished" or set(receipt["samplers"]) != set(asked):
+        raise HostError(
+            f"{file}: says {receipt['ended']}, by {' and '.join(receipt['samplers'])}; wanted a finished run by {' and '.join(asked)}."
+        )
+    if receipt["share_guided"] == 0:
+        raise HostError(f"{file}: not one item of the run was guided: its positives are plain augmentations.")
+    told = ("share_guided", "purity_of_positives_used", "purity_of_all_neighbours", "measures", "samplers", "prior", "tables", "keys")
+    return {key: receipt.get(key) for key in told}
+
+
+def figures_of(
+    judge: JudgeKeys, checkpoints: Sequence[str] = (), priors: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, float | None]:
+    """The figures of one checkpoint, or of one prior alone; its embeddings are not kept.
+
+    Args:
+        judge: How it is judged.
+        checkpoints: The checkpoint.
+        priors: The prior.
+    """
+    import tempfile
+
+    from solo_gps.api.evaluate import judge as judged
+
+    with tempfile.TemporaryDirectory() as cache:
+        result = judged(
+            checkpoints,
+            train=judge.train,
+            test=judge.test,
+            priors=[{"cache_dir": cache, **prior} for prior in priors],
+            keys={"cache_dir": cache},
+            decode=None,
+            untrained=False,
+            metrics=judge.metrics,
+            k=judge.k,
+        )
+    return dict(result.rows[0].figures)
+
+
+def facts(generation: str) -> dict[str, Any]:
+    """The machine and the versions, as a record keeps them."""
+    import torch
+
+    from solo_gps.runtime.machine import cpu_count
+    from solo_gps.version import __version__
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpus": cpu_count(), "gpu": gpu, "torch": torch.__version__, "solo_learn": generation, "solo_gps": __version__}
+
+
+def judged_alone(cell: Cell, judge: JudgeKeys, records: Path) -> None:
+    """Judges a prior without any training, and writes the record.
+
+    Args:
+        cell: The cell of the prior.
+        judge: How it is judged.
+        records: Folder of the records.
+    """
+    from solo_gps.commands.cache import prior_node
+    from solo_gps.hosts.detect import detect_host
+
+    record = Record(
+        **{key: getattr(cell, key) for key in ("row", "place", "values", "seed", "key", "overrides")},
+        steps=None,
+        figures=figures_of(judge, priors=[prior_node(list(cell.overrides))]),
+        facts=facts(detect_host().generation),
+    )
+    write_record(records, cell.name, record)
+
+
