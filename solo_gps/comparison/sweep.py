@@ -151,7 +151,7 @@ def read_sweep(file: Path) -> Sweep:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{printable(file)}: cannot be read as YAML ({first_line(error)}). Mend the file.") from error
+        raise ConfigError(f"{printable(file)}: cannot be read as YAML ({' '.join(str(error).split())}). Mend the file.") from error
     where = printable(file.name)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: wanted a group of keys, got {type(values).__name__}.")
