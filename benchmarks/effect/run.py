@@ -3,9 +3,8 @@
     python benchmarks/effect/run.py --data /path/to/cifar10 [hydra/launcher=joblib hydra.launcher.n_jobs=2]
     python benchmarks/effect/run.py --data /path/to/cifar10 --sweep benchmarks/effect/long.yaml
 
-``--data`` holds train/<class>/* and test/<class>/* of CIFAR-10 as image files: each class's images in CIFAR-10's order, by name. The
-first 500 and the first 200 of each class are taken. Finished cells are small files in docs/results/effect and are not trained again;
-`solo-gps compare --table docs/results/effect` makes the table from them anywhere. Run it at the top of the repository.
+``--data`` holds train/<class>/* and test/<class>/* of CIFAR-10 as image files: each class's in CIFAR-10's order, by name. The first 500
+and the first 200 of each class are taken. Finished cells are small files in docs/results/effect and are not trained again; `solo-gps compare --table docs/results/effect` makes the table from them anywhere. Run it at the top of the repository.
 """
 
 from __future__ import annotations
@@ -58,7 +57,9 @@ def take_images(data: Path) -> None:
                     shutil.copyfile(file, target / file.name)
                 digest.update(f"{split}/{folder.name}/{file.name}".encode() + (target / file.name).read_bytes())
     if digest.hexdigest() != DIGEST:
-        print(f"these are other images than the records' (digest {digest.hexdigest()}): do not mix their figures", file=sys.stderr)
+        print(
+            f"these are other images than the records' (digest {digest.hexdigest()}): do not mix their figures", file=sys.stderr
+        )
 
 
 def keep_array(name: str, rows: np.ndarray) -> None:
@@ -76,7 +77,9 @@ def supervise(file: Path) -> None:
     torch.manual_seed(SEED)
     normal = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     views = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.ToTensor(), normal])
-    loader = torch.utils.data.DataLoader(ImageFolder(OUT / "images" / "train", views), batch_size=128, shuffle=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(OUT / "images" / "train", views), batch_size=128, shuffle=True, drop_last=True
+    )
     network = resnet18(num_classes=10)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=SUPERVISED_EPOCHS * len(loader))
@@ -90,7 +93,10 @@ def supervise(file: Path) -> None:
             optimizer.zero_grad()
             plan.step()
             right += int((logits.argmax(1) == labels).sum())
-        print(f"supervised: epoch {epoch + 1} of {SUPERVISED_EPOCHS}, {right / (len(loader) * 128):.1%} right in training", flush=True)
+        print(
+            f"supervised: epoch {epoch + 1} of {SUPERVISED_EPOCHS}, {right / (len(loader) * 128):.1%} right in training",
+            flush=True,
+        )
     torch.save(network.state_dict(), file)
 
 

@@ -1,4 +1,4 @@
-"""A Hydra sweeper for `solo-gps compare`: it launches cells whose overrides differ in more than one value, through any launcher."""
+"""A Hydra sweeper for `solo-gps compare`: cells whose overrides differ in more than one value, through any launcher."""
 
 from __future__ import annotations
 

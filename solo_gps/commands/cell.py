@@ -77,7 +77,7 @@ def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path
     trained = time.perf_counter() - wall, time.process_time() - cpu
     steps, host, epochs = int(done.trainer.global_step), done.host, int(done.trainer.current_epoch)
     del done
-    curve = [{"epochs": after, "figures": figures_of(judge, [str(path)])} for after, path in checkpoints]
+    curve: list[dict[str, Any]] = [{"epochs": after, "figures": figures_of(judge, [str(path)])} for after, path in checkpoints]
     record = Record(
         **{key: getattr(cell, key) for key in ("row", "place", "values", "seed", "key", "overrides")},
         steps=steps,
@@ -134,11 +134,21 @@ def checked_receipt(folder: Path, asked: Sequence[str]) -> dict[str, Any] | None
     receipt: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if receipt["ended"] != "finished" or set(receipt["samplers"]) != set(asked):
         raise HostError(
-            f"{file}: says {receipt['ended']}, by {' and '.join(receipt['samplers'])}; wanted a finished run by {' and '.join(asked)}."
+            f"{file}: says {receipt['ended']}, by {' and '.join(receipt['samplers'])}; wanted a finished run by "
+            f"{' and '.join(asked)}."
         )
     if receipt["share_guided"] == 0:
         raise HostError(f"{file}: not one item of the run was guided: its positives are plain augmentations.")
-    told = ("share_guided", "purity_of_positives_used", "purity_of_all_neighbours", "measures", "samplers", "prior", "tables", "keys")
+    told = (
+        "share_guided",
+        "purity_of_positives_used",
+        "purity_of_all_neighbours",
+        "measures",
+        "samplers",
+        "prior",
+        "tables",
+        "keys",
+    )
     return {key: receipt.get(key) for key in told}
 
 
@@ -200,5 +210,3 @@ def judged_alone(cell: Cell, judge: JudgeKeys, records: Path) -> None:
         facts=facts(detect_host().generation),
     )
     write_record(records, cell.name, record)
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def _compare(options: argparse.Namespace) -> int:
     show_progress_lines()
     if (options.sweep is None) == (options.table is None):
         raise ConfigError("compare: wanted a sweep file, or --table with a folder of records.")
+    if options.report:
+        from solo_gps.report.page import check_can_draw
+
+        check_can_draw("leave --report out")
     if options.sweep is None:
         return _conclude(read_records(options.table), options.out or options.table, None, options)
     sweep = read_sweep(options.sweep)
@@ -54,13 +59,15 @@ def _compare(options: argparse.Namespace) -> int:
         code = _conclude(done, options.out or sweep.out, sweep, options)
     if failed:
         rows = ", ".join(dict.fromkeys(cell.row for cell in failed))
-        raise DataError(f"{len(failed)} of {len(sweep.cells)} cells have no record ({rows}): see the errors above, and type it again.")
+        raise DataError(
+            f"{len(failed)} of {len(sweep.cells)} cells have no record ({rows}): see the errors above, and type it again."
+        )
     return code
 
 
 def _done(sweep: Sweep) -> list[Record]:
-    records = [record for cell in sweep.cells if (record := finished(sweep.records, cell)) is not None]
-    return sorted(records, key=lambda record: record.place)
+    places = sorted(sweep.cells, key=lambda cell: cell.place)
+    return [record for cell in places if (record := finished(sweep.records, cell)) is not None]
 
 
 def _left(sweep: Sweep) -> list[Cell]:
@@ -130,15 +137,15 @@ def _check_curve(cfg: object, every: int | None) -> None:
     epochs = OmegaConf.select(cfg, "max_epochs")  # type: ignore[arg-type]
     if every is not None and (not isinstance(epochs, int) or (epochs - 1) % every):
         raise ConfigError(
-            f"judge.every={every} with max_epochs={epochs}: solo-learn saves after 1, {every + 1}, {2 * every + 1}, ... epochs, so the "
-            f"last would not be judged. Set max_epochs to one of these."
+            f"judge.every={every} with max_epochs={epochs}: solo-learn saves after 1, {every + 1}, {2 * every + 1}, ... epochs, so "
+            "the last would not be judged. Set max_epochs to one of these."
         )
 
 
 def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
     from solo_gps.commands.cell import judged_alone, run_cells
-    from solo_gps.comparison.plan import write_plan
     from solo_gps.commands.recipes import recipe_folder
+    from solo_gps.comparison.plan import write_plan
 
     for cell in left:
         if cell.alone:
@@ -169,7 +176,13 @@ def _conclude(records: Sequence[Record], out: Path, sweep: Sweep | None, options
     print("\n".join(aligned(cells(table))))
     write_text(out / TABLE, as_markdown(table))
     write_text(out / CELLS, as_csv(records))
-    print(f"\n{printable(out / TABLE)}, {CELLS}")
+    print(f"\ntable: {printable((out / TABLE).absolute())}; beside it {CELLS}")
+    if options.report:
+        from solo_gps.report.comparison import write_comparison
+
+        name = (options.sweep or options.table).stem
+        page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
+        print(f"page:  {printable(page.absolute())}")
     wrong = unequal_steps(table) if sweep is None or sweep.keys.equal_steps else None
     if wrong is not None:
         raise DataError(wrong)

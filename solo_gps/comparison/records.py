@@ -94,5 +94,3 @@ def read_records(folder: Path) -> list[Record]:
     if not found:
         raise DataError(f"{printable(folder)}: no records of a comparison here. `solo-gps compare SWEEP` makes them.")
     return sorted(found, key=lambda record: (record.place, record.row, -1 if record.seed is None else record.seed))
-
-

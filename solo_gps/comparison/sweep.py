@@ -151,7 +151,9 @@ def read_sweep(file: Path) -> Sweep:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{printable(file)}: cannot be read as YAML ({' '.join(str(error).split())}). Mend the file.") from error
+        raise ConfigError(
+            f"{printable(file)}: cannot be read as YAML ({' '.join(str(error).split())}). Mend the file."
+        ) from error
     where = printable(file.name)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: wanted a group of keys, got {type(values).__name__}.")
@@ -193,7 +195,11 @@ def _trained(keys: SweepKeys, where: str) -> Iterator[Cell]:
         seen |= {AND.join(row.values()) for row in rows}
         for seed in keys.seeds:
             for offset, values in enumerate(rows):
-                words = [*keys.overrides, *(word for axis, value in values.items() for word in axes[axis][value]), f"++seed={SEED}"]
+                words = [
+                    *keys.overrides,
+                    *(word for axis, value in values.items() for word in axes[axis][value]),
+                    f"++seed={SEED}",
+                ]
                 needs = tuple(dict.fromkeys(match for word in words for match in CHECKPOINT.findall(word)))
                 yield Cell(
                     row=AND.join(values.values()),
@@ -212,7 +218,9 @@ def _seeded(words: Sequence[str], seed: int | None) -> Iterator[str]:
 
 def _axes(keys: SweepKeys, where: str) -> dict[str, dict[str, tuple[str, ...]]]:
     if not keys.axes:
-        raise ConfigError(f"{where}: axes is empty: wanted one or more, for example positives: {{plain: [], GPS: [+sampler=gps]}}.")
+        raise ConfigError(
+            f"{where}: axes is empty: wanted one or more, for example positives: {{plain: [], GPS: [+sampler=gps]}}."
+        )
     axes = {}
     for axis, values in keys.axes.items():
         if not isinstance(values, Mapping) or not values:
@@ -223,9 +231,7 @@ def _axes(keys: SweepKeys, where: str) -> dict[str, dict[str, tuple[str, ...]]]:
     return axes
 
 
-def _combinations(
-    block: Any, axes: Mapping[str, Mapping[str, tuple[str, ...]]], where: str
-) -> Iterator[dict[str, str]]:
+def _combinations(block: Any, axes: Mapping[str, Mapping[str, tuple[str, ...]]], where: str) -> Iterator[dict[str, str]]:
     if not isinstance(block, Mapping):
         raise ConfigError(f"{where}: wanted a value, or a list, of axes, for example {{method: simclr}}; got {block!r}.")
     wanted = []
@@ -259,7 +265,10 @@ def _in_order(alone: list[Cell], trained: list[Cell], where: str) -> list[Cell]:
     for cell in trained:
         for row in cell.needs:
             if row not in rows:
-                raise ConfigError(f"{where}: {cell.row}: there is no row {row!r} whose checkpoint it could read.{did_you_mean(row, sorted(rows))}")
+                raise ConfigError(
+                    f"{where}: {cell.row}: there is no row {row!r} whose checkpoint it could read."
+                    f"{did_you_mean(row, sorted(rows))}"
+                )
     while left:
         able = [cell for cell in left if all((row, cell.seed) in done for row in cell.needs)]
         if not able:

@@ -11,9 +11,7 @@ from typing import Any
 
 from solo_gps.comparison.records import Record
 from solo_gps.comparison.sweep import AND
-
-SHARES = ("knn", "linear", "recall", "map")
-"""First words of those figures that are shares, and shown in per cent."""
+from solo_gps.evaluation.scores import SHARES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +68,11 @@ def lines(records: Sequence[Record], baseline: Mapping[str, str] | None = None) 
     return made
 
 
+def is_share(figure: str) -> bool:
+    """Whether a figure is a share, and shown in per cent."""
+    return figure.startswith(SHARES)
+
+
 def figures_of(table: Sequence[Line]) -> list[str]:
     """Names of the figures, in the order in which they come."""
     return list(dict.fromkeys(name for line in table for record in line.records for name in record.figures))
@@ -83,10 +86,12 @@ def unequal_steps(table: Sequence[Line]) -> str | None:
             by_steps.setdefault(steps, []).append(line.row)
     if len(by_steps) < 2:
         return None
-    told = "; ".join(f"{steps:,} steps: {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}" for steps, rows in by_steps.items())
+    told = "; ".join(
+        f"{steps:,} steps: {', '.join(rows[:3])}{' ...' if len(rows) > 3 else ''}" for steps, rows in by_steps.items()
+    )
     return (
-        f"the rows took different numbers of optimizer steps, so this table compares their lengths too ({told}). Give all the same "
-        "max_steps (sampler.sepp.equal_budget=true for SePP), or set equal_steps: false in the sweep file."
+        f"the rows took different numbers of optimizer steps, so this table compares their lengths too ({told}). Give all the "
+        "same max_steps (sampler.sepp.equal_budget=true for SePP), or set equal_steps: false in the sweep file."
     )
 
 
@@ -145,13 +150,13 @@ def points(line: Line, figure: str) -> Iterator[tuple[int, list[float]]]:
 
 
 def _head(figure: str) -> str:
-    return f"{figure}, %" if figure.startswith(SHARES) else figure
+    return f"{figure}, %" if is_share(figure) else figure
 
 
 def _spread(values: Sequence[float], figure: str, sign: str = "") -> str:
     """Mean, and the deviation of the sample where there is more than one."""
     if not values:
         return "-"
-    scale, spec = (100, ".1f") if figure.startswith(SHARES) else (1, ".3f")
+    scale, spec = (100, ".1f") if is_share(figure) else (1, ".3f")
     deviation = f" ± {scale * statistics.stdev(values):{spec}}" if len(values) > 1 else ""
     return f"{scale * statistics.fmean(values):{sign}{spec}}{deviation}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,10 @@ from solo_gps.runtime.files import check_can_write, write_text
 from solo_gps.samplers.gps.config import CHOICES
 from solo_gps.version import __version__
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+if TYPE_CHECKING:
+    from solo_gps.report.drawing import Picture
+
+TEMPLATE = "page.html.jinja"
 PAGE = "report.html"
 THUMBNAIL = 96
 """Pixels of the longer side; smaller images stay as they are."""
@@ -92,18 +96,14 @@ def write_page(seen: Findings, folder: Path, *, place: str, command: str) -> Pat
     """
     check_can_draw("take the numbers alone")
     check_can_write(folder, "folder")
-    from jinja2 import Environment, StrictUndefined
-
     from solo_gps.report.pictures import pictures
 
     drawn = list(pictures(seen))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, number=number, uri=partial(_uri, "image/svg+xml"), whole=_whole)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = rendered(
+        TEMPLATE,
         seen=seen,
         place=place,
         command=command,
-        version=__version__,
         rows=table(seen),
         ranked=ranking(seen),
         choices=CHOICES,
@@ -112,6 +112,31 @@ def write_page(seen: Findings, folder: Path, *, place: str, command: str) -> Pat
         chance=min(1.0, USUAL / (len(seen.images) - 1)),
         positives=POSITIVES,
     )
+    return save(page, drawn, folder)
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from one of the templates beside this file.
+
+    Args:
+        template: Its name.
+        **values: What it shows.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, number=number, uri=partial(_uri, "image/svg+xml"), whole=_whole)
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+def save(page: str, drawn: Sequence[Picture], folder: Path) -> Path:
+    """Writes a page, and its pictures as files of their own; returns the page's file."""
     for picture in drawn:
         write_text(folder / f"{picture.name}.svg", picture.light)
     write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode())  # a name may be no UTF-8

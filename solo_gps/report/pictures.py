@@ -1,64 +1,20 @@
-"""The pictures of an inspection, as SVG: each for paper and for a dark screen, with the words for who cannot see it."""
+"""The pictures of an inspection."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from solo_gps.evaluation.advice import percent
 from solo_gps.evaluation.neighbourhood import first_columns
 from solo_gps.neighbours.filters.graph import in_degree
+from solo_gps.report.drawing import DASHES, MARKS, SIZE, Picture, drawn, label, line, short
 from solo_gps.report.findings import Findings
 
-THEMES = {
-    "light": {
-        "ground": "#ffffff",
-        "ink": "#1b1f24",
-        "grid": "#c9ced6",
-        "lines": ("#0b62a4", "#b3470b", "#1c7a4f", "#7a3fa0", "#8a6d00", "#a3245e"),
-    },
-    "dark": {
-        "ground": "#14171a",
-        "ink": "#e8eaed",
-        "grid": "#4a5058",
-        "lines": ("#6db3f2", "#f2a36b", "#6fd3a0", "#c79df0", "#e0c65a", "#f08bb8"),
-    },
-}
-"""Six colours, told apart by their lightness too; lines differ by dashes and marks besides."""
-DASHES = ("-", "--", "-.", ":")
-MARKS = "os^Dvx"
 MOST_BARS = 25
-SIZE = (6.0, 3.7)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture.
-
-    Attributes:
-        name: Of its file, without the ending.
-        title: Line above it.
-        words: What it shows, for who cannot see it.
-        light: SVG text for a light ground.
-        dark: SVG text for a dark ground.
-    """
-
-    name: str
-    title: str
-    words: str
-    light: str
-    dark: str
-
-
-Draw = Callable[[Any, tuple[str, ...]], None]  # Any: matplotlib's Axes
 
 
 def pictures(seen: Findings) -> Iterator[Picture]:
@@ -76,7 +32,7 @@ def _purity(seen: Findings) -> Picture:
     def draw(axes: Any, lines: tuple[str, ...]) -> None:
         for place, (name, numbers) in enumerate(seen.numbers.items()):
             ranks = np.arange(1, len(numbers.by_rank) + 1)
-            axes.plot(ranks, 100 * np.array(numbers.by_rank), label=_label(name), marker=MARKS[place % 6], **_line(place, lines))
+            axes.plot(ranks, 100 * np.array(numbers.by_rank), label=label(name), marker=MARKS[place % 6], **line(place, lines))
         axes.axhline(100 * numbers.chance, color=axes.xaxis.label.get_color(), linewidth=1, linestyle=(0, (1, 3)), label="chance")
         axes.set(xlabel="rank of the neighbour", ylabel="% of the anchor's class", ylim=(0, 102))
         axes.legend()
@@ -86,7 +42,7 @@ def _purity(seen: Findings) -> Picture:
         for name, numbers in seen.numbers.items()
     )
     chance = percent(next(iter(seen.numbers.values())).chance)
-    return _picture("purity", "Purity by rank", f"Share of neighbours of the anchor's class. {told}. Chance: {chance}.", draw)
+    return drawn("purity", "Purity by rank", f"Share of neighbours of the anchor's class. {told}. Chance: {chance}.", draw)
 
 
 def _classes(seen: Findings) -> Picture:
@@ -99,8 +55,8 @@ def _classes(seen: Findings) -> Picture:
         for place, (name, numbers) in enumerate(seen.numbers.items()):
             accuracy = {one.label: 100 * one.accuracy for one in numbers.classes}
             values = [accuracy[label] for label in labels]
-            axes.plot(values, rows, label=_label(name), marker=MARKS[place % 6], linestyle="", color=lines[place % 6])
-        axes.set_yticks(rows, [_short(seen.classes[label]) for label in labels])
+            axes.plot(values, rows, label=label(name), marker=MARKS[place % 6], linestyle="", color=lines[place % 6])
+        axes.set_yticks(rows, [short(seen.classes[label]) for label in labels])
         axes.invert_yaxis()
         axes.set(xlabel="% told right", xlim=(-2, 102))
         axes.legend()
@@ -108,7 +64,7 @@ def _classes(seen: Findings) -> Picture:
     cut = f", the worst {MOST_BARS} of {len(seen.classes):,}" if len(seen.classes) > MOST_BARS else ""
     told = ", ".join(f"{seen.classes[one.label]} {percent(one.accuracy)}" for one in worst[:5])
     words = f"Share of each class that a vote of {first.votes} neighbours tells right{cut}. Worst by {first.name}: {told}."
-    return _picture("classes", "Accuracy by class", words, draw, height=max(SIZE[1], 0.24 * len(labels) + 1))
+    return drawn("classes", "Accuracy by class", words, draw, height=max(SIZE[1], 0.24 * len(labels) + 1))
 
 
 def _in_degrees(seen: Findings) -> Picture:
@@ -118,7 +74,7 @@ def _in_degrees(seen: Findings) -> Picture:
     def draw(axes: Any, lines: tuple[str, ...]) -> None:
         for place, (name, values) in enumerate(degrees.items()):
             degree, below = np.unique(np.sort(values), return_index=True)
-            axes.step(degree, 100 * (1 - below / len(values)), where="pre", label=_label(name), **_line(place, lines))
+            axes.step(degree, 100 * (1 - below / len(values)), where="pre", label=label(name), **line(place, lines))
         axes.set_yscale("log")
         axes.set_xscale("symlog", linthresh=first.k)
         for axis in (axes.xaxis, axes.yaxis):
@@ -131,7 +87,7 @@ def _in_degrees(seen: Findings) -> Picture:
         f"{name}: {percent(numbers.never_in)} never, one {numbers.most_in:,} times" for name, numbers in seen.numbers.items()
     )
     words = f"How often an image is among the {first.k} nearest of another. {told}."
-    return _picture("in-degree", "Hubs", words, draw)
+    return drawn("in-degree", "Hubs", words, draw)
 
 
 def _distances(seen: Findings, name: str, place: int) -> Picture:
@@ -156,49 +112,4 @@ def _distances(seen: Findings, name: str, place: int) -> Picture:
     else:
         told = f"Half of the pairs are farther apart than {distances.typical:.3g}."
     words = f"Distances of random pairs by {name}. {told} The median distance to the nearest image is {numbers.nearest:.3g}."
-    return _picture(f"distances-{place}", f"Distances: {name}", words, draw)
-
-
-def _line(place: int, lines: tuple[str, ...]) -> Mapping[str, Any]:
-    return {"color": lines[place % 6], "linestyle": DASHES[place % 4], "linewidth": 1.6, "markersize": 4}
-
-
-def _label(name: str) -> str:
-    """A prior's name in a legend, which takes no more room than the picture has; matplotlib leaves out what begins with ``_``."""
-    text = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
-    return f" {text}" if text.startswith("_") else text
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
-
-
-def _picture(name: str, title: str, words: str, draw: Draw, height: float = SIZE[1]) -> Picture:
-    return Picture(name=name, title=title, words=words, **{theme: _svg(theme, draw, height) for theme in THEMES})
-
-
-def _svg(theme: str, draw: Draw, height: float) -> str:
-    look: Any = THEMES[theme]
-    text = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    settings = {
-        **dict.fromkeys(text, look["ink"]),
-        "grid.color": look["grid"],
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.facecolor": look["ground"],
-        "legend.edgecolor": "none",
-        "font.size": 11,
-        "svg.fonttype": "none",  # whoever looks has fonts of their own, for class names of any script
-        "svg.hashsalt": "solo-gps",  # the same picture has the same bytes
-        "text.parse_math": False,  # a class may be called $x$
-    }
-    with rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # missing here, where text is only measured
-        figure = Figure(figsize=(SIZE[0], height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(alpha=0.6)
-        draw(axes, look["lines"])
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()
+    return drawn(f"distances-{place}", f"Distances: {name}", words, draw)
