@@ -42,13 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["pretrain"]:
             return _pretrain(arguments[1:])
-        options = _parser().parse_args(arguments, argparse.Namespace(typed=arguments))
+        options = _options(arguments)
         run: Callable[[argparse.Namespace], int] = options.run
         with said_as_options(options), our_part(f"running {' '.join(arguments[:2])}"):
             return run(options)
     except SoloGpsError as error:
         print(f"solo-gps: {error}", file=sys.stderr)
         return 1
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments, argparse.Namespace(typed=arguments))
+    # Overrides that stand behind an option, which argparse does not count among those before it.
+    taken = [word for word in more if hasattr(options, "overrides") and not word.startswith("-")]
+    if len(taken) < len(more):
+        parser.error(f"unrecognized arguments: {' '.join(word for word in more if word not in taken)}")
+    if taken:
+        options.overrides += taken
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from solo_gps.comparison.sweep import CHECKPOINT, Cell, Sweep
 from solo_gps.errors import DataError, printable
+from solo_gps.runtime.console import show_progress_lines
 from solo_gps.runtime.files import write_text
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:
         if not jobs:
             continue
         returned = launcher.launch(jobs, initial_job_idx=len(done))
+        show_progress_lines()  # a job's own logging may have silenced ours
         for cell, job in zip(cells, returned, strict=True):
             if job.status != JobStatus.COMPLETED:
                 log.error("%s, seed %s: failed; typing the same command again trains it again", cell["row"], cell["seed"])
@@ -106,5 +109,6 @@ def last_checkpoint(folder: Path) -> Path:
 
 def quoted(path: object) -> str:
     """A path as the value of an override, in which Hydra then reads no sign of its own."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
+    # A backslash means itself but before a quote.
+    text = re.sub(r"(\\+)('|\Z)", r"\1\1\2", str(path))
+    return "'" + text.replace("'", "\\'") + "'"

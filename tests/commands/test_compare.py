@@ -1,0 +1,169 @@
+"""`solo-gps compare` as it is typed: trained, killed, gone on with, one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from solo_gps.commands.cell import checked_receipt
+from solo_gps.commands.cli import main
+from solo_gps.comparison.records import read_records
+from solo_gps.errors import HostError
+
+HYDRA = {"output_subdir": None}
+ROWS = ["prior", "plain", "GPS", "by plain"]
+
+
+@pytest.fixture
+def sweep(tmp_path, digits, recipe):
+    """Writes a sweep file, and the recipe of its cells beside it; ``keys`` are merged over it."""
+
+    def write(**keys):
+        cfg = recipe(max_steps=2, batch_size=16, flip=0.5)
+        off = ["_self_", {"override hydra/hydra_logging": "disabled"}, {"override hydra/job_logging": "disabled"}]
+        OmegaConf.save(OmegaConf.merge({"defaults": off, "hydra": HYDRA}, cfg), tmp_path / "small.yaml")
+        by_plain = ["+sampler=gps", "sampler.gps.k=2", "+prior=checkpoint", "prior.path={checkpoint of plain}", "++prior.image_size=32"]
+        whole = {
+            "recipe": "small",
+            "config_path": ".",
+            "out": str(tmp_path / "a b"),
+            "judge": {"train": str(digits / "train"), "test": str(digits / "val"), "metrics": ["knn"], "k": 3},
+            "axes": {"positives": {"plain": [], "GPS": ["+sampler=gps", "sampler.gps.k=2", "+prior=pixels"], "by plain": by_plain}},
+            "seeds": [3],
+            "baseline": {"positives": "plain"},
+            "alone": {"prior": ["pixels", "image_size=8"]},
+        }
+        OmegaConf.save(OmegaConf.create({**whole, **keys}), tmp_path / "sweep.yaml")
+        return tmp_path / "sweep.yaml"
+
+    return write
+
+
+def typed(*words, **kwargs):
+    command = [sys.executable, "-W", "ignore", "-m", "solo_gps", "compare", *map(str, words)]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}, stdout=-1, stderr=-1, text=True, **kwargs
+    )
+
+
+def whole(*words):
+    process = typed(*words)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
+    file, records = sweep(), tmp_path / "a b" / "records"
+    killed = typed(file, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while len(list(records.glob("*.json"))) < 2 and time.monotonic() < deadline and killed.poll() is None:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    assert 2 <= len(before) < 4
+    code, out, err = whole(file, "--report", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert code == 0, err[-3000:]
+    assert [line.split("  ")[0] for line in out.splitlines()[1:5]] == ROWS
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}.items()
+    page = (tmp_path / "a b" / "report.html").read_text()
+    assert "GPS" in page and "by plain" in page
+    for record in read_records(records):
+        assert (record.steps, record.receipt is None) == {"prior": (None, True), "plain": (2, True)}.get(record.row, (2, False))
+    again = sweep(out=str(tmp_path / "once"))
+    code, once, err = whole(again)
+    assert code == 0, err[-3000:]
+    assert once.splitlines()[:5] == out.splitlines()[:5]
+    assert main(["compare", "--table", str(tmp_path / "once"), "--out", str(tmp_path / "later")]) == 0
+    assert (tmp_path / "later" / "cells.csv").read_text() == (tmp_path / "once" / "cells.csv").read_text()
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_a_cell_that_fails_leaves_the_others_and_an_error_at_the_end(sweep, tmp_path):
+    axes = {"positives": {"plain": [], "bad": ["optimizer.name=nothing"]}}
+    code, out, err = whole(sweep(axes=axes, alone={}, baseline={}))
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()[1:2]] == ["plain"]
+    assert "bad, seed 3: failed" in err
+    assert err.splitlines()[-1].startswith("solo-gps: 1 of 2 cells have no record (bad)")
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_curves_are_judged_and_checkpoints_dropped_where_nobody_needs_them(sweep, tmp_path, digits):
+    judge = {"train": str(digits / "train"), "test": str(digits / "val"), "metrics": ["knn"], "k": 3, "every": 1}
+    axes = {"positives": {"plain": ["++max_steps=-1", "++max_epochs=3"]}}
+    code, _, err = whole(sweep(judge=judge, axes=axes, alone={}, keep_checkpoints=False))
+    assert code == 0, err[-3000:]
+    (record,) = read_records(tmp_path / "a b")
+    assert [point["epochs"] for point in record.curve] == [1, 2, 3]
+    assert record.curve[-1]["figures"] == record.figures
+    assert not list((tmp_path / "a b").glob("**/*.ckpt"))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"axes": {"positives": {"GPS": ["+sampler=gps", "sampler.gps.k=0"]}}}, "GPS: sampler.gps: k=0 must be at least 1"),
+        ({"axes": {"positives": {"GPS": ["+sampler=gsp"]}}}, "GPS: "),
+        ({"judge": {"train": "nowhere", "test": "b"}}, "judge.train='nowhere': no such folder"),
+        ({"recipe": "mall"}, "mall.yaml: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path, keys, words):
+    file = sweep(**{"baseline": {}, **keys})
+    assert main(["compare", str(file)]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "a b").exists()
+
+
+@pytest.mark.host
+def test_judging_every_so_many_epochs_that_miss_the_last_is_refused(sweep, capsys, digits):
+    judge = {"train": str(digits / "train"), "test": str(digits / "val"), "every": 5}
+    assert main(["compare", str(sweep(judge=judge)), "max_epochs=10"]) == 1
+    assert "judge.every=5 with max_epochs=10: solo-learn saves after 1, 6, 11" in capsys.readouterr().err
+
+
+def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):
+    assert main(["compare", str(sweep()), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"to do     {row}" for row in ("prior", "plain, seed 3", "GPS, seed 3", "by plain, seed 3")]
+    assert not (tmp_path / "a b").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["x.yaml", "--table", "y"]])
+def test_a_sweep_or_a_table(words, capsys):
+    assert main(["compare", *words]) == 1
+    assert "wanted a sweep file, or --table" in capsys.readouterr().err
+
+
+RECEIPT = {"ended": "finished", "samplers": {"gps": {}}, "share_guided": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("receipt", "asked", "words"),
+    [
+        (None, ["gps"], "no solo_gps_receipt.json beside the checkpoint"),
+        ({**RECEIPT, "ended": "ended by KeyboardInterrupt"}, ["gps"], "says ended by KeyboardInterrupt"),
+        (RECEIPT, ["gps", "pnn"], "wanted a finished run by gps and pnn"),
+        ({**RECEIPT, "share_guided": 0.0}, ["gps"], "not one item of the run was guided"),
+        (RECEIPT, [], "the receipt of a guided run beside a plain one"),
+    ],
+)
+def test_a_receipt_that_does_not_fit_is_no_record(tmp_path, receipt, asked, words):
+    if receipt is not None:
+        (tmp_path / "solo_gps_receipt.json").write_text(json.dumps(receipt))
+    with pytest.raises(HostError, match=words):
+        checked_receipt(tmp_path, asked)

@@ -1,0 +1,203 @@
+"""The sweep file: which cells there are, in which order, under which names; and what is wrong with a bad one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from solo_gps.comparison.plan import launch, quoted, with_checkpoints, write_plan
+from solo_gps.comparison.sweep import read_sweep
+from solo_gps.errors import ConfigError, DataError
+
+SMALL = {
+    "recipe": "simclr_digits",
+    "out": "runs/x",
+    "judge": {"train": "a", "test": "b"},
+    "axes": {"method": {"simclr": [], "byol": ["method=byol"]}, "positives": {"plain": [], "GPS": ["+sampler=gps"]}},
+    "seeds": [0, 1],
+}
+
+
+def written(folder, **keys):
+    file = folder / "sweep.yaml"
+    OmegaConf.save(OmegaConf.create({**SMALL, **keys}), file)
+    return file
+
+
+def told(sweep):
+    return [(cell.row, cell.seed) for cell in sweep.cells]
+
+
+def test_every_combination_is_trained_with_every_seed(tmp_path):
+    sweep = read_sweep(written(tmp_path, overrides=["max_epochs=3"]))
+    rows = ["simclr, plain", "simclr, GPS", "byol, plain", "byol, GPS"]
+    assert told(sweep) == [(row, seed) for seed in (0, 1) for row in rows]
+    last = sweep.cells[-1]
+    assert last.overrides == ("max_epochs=3", "method=byol", "+sampler=gps", "++seed=1")
+    assert last.values == {"method": "byol", "positives": "GPS"}
+    assert [cell.place for cell in sweep.cells] == [0, 1, 2, 3] * 2
+
+
+def test_blocks_are_trained_in_their_order_and_a_row_once(tmp_path):
+    rows = [{"method": "byol", "positives": "GPS"}, {"positives": ["GPS", "plain"]}]
+    sweep = read_sweep(written(tmp_path, rows=rows, seeds=[7]))
+    assert told(sweep) == [("byol, GPS", 7), ("simclr, GPS", 7), ("simclr, plain", 7), ("byol, plain", 7)]
+    assert [cell.place for cell in sweep.cells] == [0, 1, 2, 3]
+
+
+def test_priors_alone_come_first_and_have_a_seed_only_where_they_say_so(tmp_path):
+    sweep = read_sweep(written(tmp_path, alone={"patches": "patches", "random": ["random", "seed={seed}"]}))
+    assert told(sweep)[:4] == [("patches", None), ("random", 0), ("random", 1), ("simclr, plain", 0)]
+    assert sweep.cells[2].overrides == ("random", "seed=1")
+    assert all(cell.alone for cell in sweep.cells[:3])
+
+
+def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_path):
+    axes = {"positives": {"later": ["prior.path={checkpoint of plain}"], "plain": [], "last": ["x={checkpoint of later}"]}}
+    sweep = read_sweep(written(tmp_path, axes=axes))
+    assert told(sweep) == [(row, seed) for seed in (0, 1) for row in ("plain", "later", "last")]
+    assert sweep.cells[1].needs == ("plain",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"recipes": "x"}, "sweep.yaml.recipes: no such key; known: .* Did you mean 'recipe'"),
+        ({"judge": {"train": "a"}}, "judge"),
+        ({"judge": {"train": "a", "test": "b", "every": 0}}, "every=0 must be at least 1"),
+        ({"axes": {}}, "axes is empty"),
+        ({"axes": {"a": []}}, r"axes.a: wanted names with their overrides, got \[\]"),
+        ({"axes": {"a": {"b": 3}}}, "axes.a.b: wanted a list of words"),
+        ({"rows": [{"methods": "byol"}]}, r"rows\[0\].methods: no such axis; there are method, positives. Did you mean 'method'"),
+        ({"rows": [{"method": "byo"}]}, r"rows\[0\].method: 'byo' is none of simclr, byol. Did you mean 'byol'"),
+        ({"rows": ["simclr"]}, r"rows\[0\]: wanted a value, or a list, of axes"),
+        ({"rows": [{"method": []}]}, r"rows\[0\].method: wanted one of"),
+        ({"baseline": {"positives": "none"}}, "baseline.positives: 'none' is none of plain, GPS"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"alone": {"x": []}}, "alone.x: wanted the name of a prior"),
+        ({"axes": {"a": {"b": ["p={checkpoint of c}"]}}}, "there is no row 'c' whose checkpoint"),
+        ({"axes": {"a": {"b": ["p={checkpoint of c}"], "c": ["p={checkpoint of b}"]}}}, "reads one of it"),
+        ({"config_path": "nowhere"}, "simclr_digits.yaml: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_one_error_that_says_where(tmp_path, keys, words):
+    with pytest.raises(ConfigError, match=words):
+        read_sweep(written(tmp_path, **keys))
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "sweep.yaml: cannot be read as YAML .*line 1"), ("- a", "wanted a group of keys")])
+def test_what_is_no_group_of_keys(tmp_path, text, words):
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_sweep(tmp_path / "sweep.yaml")
+
+
+@pytest.mark.parametrize("key", ["recipe", "out", "axes", "judge"])
+def test_what_is_missing_is_named(tmp_path, key):
+    OmegaConf.save(OmegaConf.create({name: value for name, value in SMALL.items() if name != key}), tmp_path / "sweep.yaml")
+    with pytest.raises(ConfigError, match=f"{key} is missing"):
+        read_sweep(tmp_path / "sweep.yaml")
+
+
+def names(folder, **keys):
+    return {(cell.row, cell.seed): cell.name for cell in read_sweep(written(folder, **keys)).cells}
+
+
+def test_a_cell_keeps_its_name_while_it_is_the_same(tmp_path):
+    before = names(tmp_path)
+    more = {**SMALL["axes"], "positives": {**SMALL["axes"]["positives"], "pNN": ["+sampler=pnn"]}}
+    after = names(tmp_path, axes=more, out="elsewhere", seeds=[0, 1, 2], judge={"train": "c", "test": "d"})
+    assert before == {cell: name for cell, name in after.items() if cell in before}
+    assert len(set(after.values())) == len(after)
+
+
+@pytest.mark.parametrize("keys", [{"overrides": ["a=1"]}, {"judge": {"train": "a", "test": "b", "k": 5}}, {"recipe": "other"}])
+def test_a_cell_that_is_another_has_another_name(tmp_path, keys):
+    assert not set(names(tmp_path).values()) & set(names(tmp_path, **keys).values())
+
+
+def test_a_row_whose_prior_comes_from_another_changes_with_it(tmp_path):
+    def two(words):
+        return names(tmp_path, axes={"a": {"one": words, "two": ["p={checkpoint of one}"]}})
+
+    assert two([])["two", 0] != two(["lr=1"])["two", 0]
+
+
+def test_a_recipe_of_ones_own_is_part_of_its_cells(tmp_path):
+    (tmp_path / "mine.yaml").write_text("lr: 1\n")
+    before = names(tmp_path, recipe="mine", config_path=".")
+    (tmp_path / "mine.yaml").write_text("lr: 2\n")
+    assert not set(before.values()) & set(names(tmp_path, recipe="mine", config_path=".").values())
+
+
+class Launcher:
+    """Leaves a checkpoint for each job, but for those that it is told to fail."""
+
+    def __init__(self, folder, fails=()):
+        self.folder, self.fails, self.batches = folder, fails, []
+
+    def launch(self, jobs, initial_job_idx):
+        from hydra.core.utils import JobReturn, JobStatus
+
+        self.batches.append(jobs)
+        done = []
+        for job in jobs:
+            name = next(word for word in job if word.startswith("hydra.sweep.subdir=")).partition("=")[2]
+            failed = any(part in name for part in self.fails)
+            if not failed:
+                (self.folder / "cells" / name).mkdir(parents=True)
+                (self.folder / "cells" / name / "x-ep=0.ckpt").touch()
+            done.append(JobReturn(status=JobStatus.FAILED if failed else JobStatus.COMPLETED))
+        return done
+
+
+def two_stages(tmp_path):
+    axes = {"a": {"one": [], "other": [], "two": ["p={checkpoint of one}"]}}
+    sweep = read_sweep(written(tmp_path, axes=axes, out=str(tmp_path / "a 'b'")))
+    write_plan(sweep, sweep.cells, tmp_path / "plan.json")
+    return sweep
+
+
+def test_a_batch_reads_no_checkpoint_of_its_own(tmp_path):
+    sweep = two_stages(tmp_path)
+    launcher = Launcher(sweep.out)
+    done = launch(str(tmp_path / "plan.json"), launcher, ["accelerator=cpu"])
+    assert [len(batch) for batch in launcher.batches] == [2, 3, 1]
+    assert len(done) == 6
+    path = sweep.folder(sweep.cell("one", 0)) / "x-ep=0.ckpt"
+    assert launcher.batches[1][0][:2] == ["accelerator=cpu", f"p={quoted(path)}"]
+
+
+def test_a_cell_whose_checkpoint_failed_is_left_out_and_the_others_go_on(tmp_path, caplog):
+    sweep = two_stages(tmp_path)
+    launcher = Launcher(sweep.out, fails=("one-0",))
+    launch(str(tmp_path / "plan.json"), launcher, [])
+    assert [len(batch) for batch in launcher.batches] == [2, 2, 1]
+    assert "one, seed 0: failed" in caplog.text
+    assert "two, seed 0: not trained" in caplog.text
+
+
+def test_the_newest_checkpoint_is_taken_and_a_missing_one_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no checkpoint here"):
+        with_checkpoints(["p={checkpoint of one}"], {"one": str(tmp_path)})
+    assert with_checkpoints(["a=1"], {}) == ["a=1"]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), min_size=1, max_size=20))
+def test_hydra_reads_a_quoted_path_as_it_is(path):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (override,) = OverridesParser.create().parse_overrides([f"a={quoted(path)}"])
+    assert override.value() == path
+
+
+def test_the_plan_is_plain_json(tmp_path):
+    two_stages(tmp_path)
+    (first, *_), *_ = json.loads((tmp_path / "plan.json").read_text())["batches"]
+    assert first["needs"] == {}
+    assert "++checkpoint.frequency=1" in first["words"]
