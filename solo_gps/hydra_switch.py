@@ -76,12 +76,12 @@ class GuidedJob:
             for line in overruled(self._own, cfg, _typed(), _choices()):
                 log.warning(line)
         if not asked.samplers:
-            with _loader_workers():
+            with loader_workers():
                 return self._function(cfg)
         from solo_gps.guide.switch import activate
 
         with (
-            _loader_workers(),
+            loader_workers(),
             activate(cfg, program=self._function) as run,
             _at_end(lambda: run.check_trained(cfg)),
             _refused_by_host(run),
@@ -130,7 +130,7 @@ def _check_plain(cfg: Any, switched_on: int) -> None:
 
 
 @contextmanager
-def _loader_workers() -> Iterator[None]:
+def loader_workers() -> Iterator[None]:
     """Lets data loaders have workers in a process of joblib's, whose own way of starting processes torch cannot use."""
     before = multiprocessing.get_start_method(allow_none=True)
     if before != "loky":

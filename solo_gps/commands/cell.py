@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from solo_gps.comparison.records import Record, write_record
 from solo_gps.comparison.sweep import Cell, JudgeKeys, Sweep
 from solo_gps.errors import HostError
+from solo_gps.hydra_switch import loader_workers
 from solo_gps.runtime.console import show_progress_lines
 
 
@@ -42,7 +43,8 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
         sys.argv = [*typed[:1], "pretrain", *recipe, *words]  # Lightning starts the other ranks by it
         show_progress_lines()
         cell = by_name[Path(HydraConfig.get().runtime.output_dir).name]
-        train_and_judge(cfg, cell, judge, Path(records), keep=cell.name in keep)
+        with loader_workers():  # of plain runs too
+            train_and_judge(cfg, cell, judge, Path(records), keep=cell.name in keep)
 
     sys.argv = ["solo-gps compare", *arguments]
     try:

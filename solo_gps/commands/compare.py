@@ -137,8 +137,8 @@ def _check_curve(cfg: object, every: int | None) -> None:
     epochs = OmegaConf.select(cfg, "max_epochs")  # type: ignore[arg-type]
     if every is not None and (not isinstance(epochs, int) or (epochs - 1) % every):
         raise ConfigError(
-            f"judge.every={every} with max_epochs={epochs}: solo-learn saves after 1, {every + 1}, {2 * every + 1}, ... epochs, so "
-            "the last would not be judged. Set max_epochs to one of these."
+            f"judge.every={every} with max_epochs={epochs}: solo-learn saves after 1, {every + 1}, {2 * every + 1}, ... epochs, "
+            "so the last would not be judged. Set max_epochs to one of these."
         )
 
 

@@ -29,13 +29,21 @@ def sweep(tmp_path, digits, recipe):
         cfg = recipe(max_steps=2, batch_size=16, flip=0.5)
         off = ["_self_", {"override hydra/hydra_logging": "disabled"}, {"override hydra/job_logging": "disabled"}]
         OmegaConf.save(OmegaConf.merge({"defaults": off, "hydra": HYDRA}, cfg), tmp_path / "small.yaml")
-        by_plain = ["+sampler=gps", "sampler.gps.k=2", "+prior=checkpoint", "prior.path={checkpoint of plain}", "++prior.image_size=32"]
+        by_plain = [
+            "+sampler=gps",
+            "sampler.gps.k=2",
+            "+prior=checkpoint",
+            "prior.path={checkpoint of plain}",
+            "++prior.image_size=32",
+        ]
         whole = {
             "recipe": "small",
             "config_path": ".",
             "out": str(tmp_path / "a b"),
             "judge": {"train": str(digits / "train"), "test": str(digits / "val"), "metrics": ["knn"], "k": 3},
-            "axes": {"positives": {"plain": [], "GPS": ["+sampler=gps", "sampler.gps.k=2", "+prior=pixels"], "by plain": by_plain}},
+            "axes": {
+                "positives": {"plain": [], "GPS": ["+sampler=gps", "sampler.gps.k=2", "+prior=pixels"], "by plain": by_plain}
+            },
             "seeds": [3],
             "baseline": {"positives": "plain"},
             "alone": {"prior": ["pixels", "image_size=8"]},
@@ -77,7 +85,8 @@ def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
     assert [line.split("  ")[0] for line in out.splitlines()[1:5]] == ROWS
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}.items()
     page = (tmp_path / "a b" / "report.html").read_text()
-    assert "GPS" in page and "by plain" in page
+    assert "GPS" in page
+    assert "by plain" in page
     for record in read_records(records):
         assert (record.steps, record.receipt is None) == {"prior": (None, True), "plain": (2, True)}.get(record.row, (2, False))
     again = sweep(out=str(tmp_path / "once"))

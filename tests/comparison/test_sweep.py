@@ -90,7 +90,9 @@ def test_what_is_wrong_is_one_error_that_says_where(tmp_path, keys, words):
         read_sweep(written(tmp_path, **keys))
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "sweep.yaml: cannot be read as YAML .*line 1"), ("- a", "wanted a group of keys")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "sweep.yaml: cannot be read as YAML .*line 1"), ("- a", "wanted a group of keys")]
+)
 def test_what_is_no_group_of_keys(tmp_path, text, words):
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(ConfigError, match=words):

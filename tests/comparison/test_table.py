@@ -61,8 +61,12 @@ def test_a_figure_that_does_not_apply_is_no_zero():
 def test_the_csv_has_every_cell_in_full():
     rows = list(csv.DictReader(io.StringIO(as_csv(RECORDS))))
     assert len(rows) == 5
-    assert rows[4]["knn_one_vote"] == "0.43" and rows[4]["positives"] == "GPS" and rows[4]["share_guided"] == "1.0"
-    assert rows[0]["seed"] == "" and rows[0]["method"] == "" and rows[0]["steps"] == ""
+    assert rows[4]["knn_one_vote"] == "0.43"
+    assert rows[4]["positives"] == "GPS"
+    assert rows[4]["share_guided"] == "1.0"
+    assert rows[0]["seed"] == ""
+    assert rows[0]["method"] == ""
+    assert rows[0]["steps"] == ""
 
 
 def test_unequal_steps_are_named():
@@ -72,7 +76,10 @@ def test_unequal_steps_are_named():
 
 
 def test_a_curve_is_the_values_of_all_seeds():
-    curves = [[{"epochs": 1, "figures": {"knn_one_vote": 0.1}}, {"epochs": 3, "figures": {"knn_one_vote": value}}] for value in (0.2, 0.4)]
+    curves = [
+        [{"epochs": 1, "figures": {"knn_one_vote": 0.1}}, {"epochs": 3, "figures": {"knn_one_vote": value}}]
+        for value in (0.2, 0.4)
+    ]
     (row,) = lines([record("plain", seed, 0.3, curve=curves[seed]) for seed in (0, 1)])
     assert list(points(row, "knn_one_vote")) == [(1, [0.1, 0.1]), (3, [0.2, 0.4])]
 
