@@ -3,8 +3,9 @@
     python benchmarks/effect/run.py --data /path/to/cifar10 [hydra/launcher=joblib hydra.launcher.n_jobs=2]
     python benchmarks/effect/run.py --data /path/to/cifar10 --sweep benchmarks/effect/long.yaml
 
-``--data`` holds train/<class>/* and test/<class>/* of CIFAR-10 as image files, in CIFAR-10's order. The first 500 and the first 200 of each class are taken. Finished cells are small files in docs/results/effect and are not trained again;
-`solo-gps compare --table docs/results/effect` makes the table from them anywhere. Run it at the top of the repository.
+``--data`` holds train/<class>/* and test/<class>/* of CIFAR-10 as image files, in CIFAR-10's order. The first 500 and the first
+200 of each class are taken. Finished cells are small files in docs/results/effect and are not trained again; `solo-gps compare
+--table docs/results/effect` makes the table from them anywhere. Run it at the top of the repository.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +124,7 @@ def _check_recipes(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str])
                     check_recipe(cfg, host, asked.samplers)
                 _check_curve(cfg, sweep.judge.every)
             except HydraException as error:
-                raise ConfigError(f"{cell.row}: {re.sub(chr(10) + '.*', '', str(error).strip(), flags=re.DOTALL)}") from error
+                raise ConfigError(f"{cell.row}: {' '.join(str(error).split())}") from error
             except SoloGpsError as error:
                 error.args = (f"{cell.row}: {error}",)
                 raise
