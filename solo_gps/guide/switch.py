@@ -25,6 +25,7 @@ from solo_gps.hosts.devices import gpus_asked
 from solo_gps.hosts.rehearsal import rehearse
 from solo_gps.plugins import wrapped
 from solo_gps.runtime.devices import gpus_of_run
+from solo_gps.runtime.ranks import leave_at_exit
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def activate(cfg: Mapping[str, Any], *, program: Callable[..., Any] | None = Non
         with our_part("switching on"):
             run = _switch_on(recipe, program, stack)
         yield run
+        leave_at_exit()  # not after an error, where the others may never answer what is under way
 
 
 def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,10 @@ import torch
 import torch.distributed as dist
 
 from solo_gps.errors import ConfigError
+
+if dist.is_available():
+    # DistributedDataParallel imports it, and its functions keep the group that there is at that moment for ever: before any.
+    import torch.distributed.nn
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others: a large model may take days."""
@@ -112,6 +119,27 @@ def training_ranks(distributed: bool = True) -> Ranks:
     if not (distributed and dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+
+
+def leave_at_exit() -> None:
+    """Has this process leave the group that it trained in when it ends (gloo's; Lightning leaves that of NCCL).
+
+    Else a thread of gloo that has yet to free its last exchange asks for the interpreter while that ends, and the process aborts
+    after all is done: "terminate called without an active exception".
+    """
+    if training_ranks().world > 1 and dist.get_backend() == "gloo":
+        _register_leave()
+
+
+@cache
+def _register_leave() -> None:
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        gc.collect()  # what still holds the group keeps its threads alive
+        dist.destroy_process_group()
 
 
 def under_torchrun() -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import torchrun
 from torch.utils.data import DataLoader
 
 import solo_gps
@@ -143,10 +141,7 @@ def test_a_damaged_image_ends_the_epoch_or_is_left_out_by_name(flat):
 
 
 def test_two_ranks_find_one_table_and_share_the_items(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = Path(__file__).with_name("two_ranks.py")
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(solo_gps.__file__).parents[1])}
-    run = subprocess.run([*command, str(script)], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    run = torchrun(Path(__file__).with_name("two_ranks.py"), cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     ranks = [np.load(tmp_path / f"rank-{rank}.npz") for rank in range(2)]
     assert np.array_equal(ranks[0]["table"], ranks[1]["table"])

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import torchrun
 
 from solo_gps.embeddings import embed, verify
 from solo_gps.errors import CacheError, DataError
@@ -328,9 +328,8 @@ def test_torchrun_equals_one_process(folder_images: Any, tmp_path: Path) -> None
         f"images = FolderImages(pathlib.Path({str(folder_images.root)!r}))\n"
         f"embed(images, {{'name': 'pca', 'batch_size': 4, 'cache_dir': {str(tmp_path / 'together')!r}}}, together=True)\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))}
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+    done = torchrun(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     alone = embed(folder_images, {"name": "pca", "batch_size": 4, "cache_dir": str(tmp_path / "alone")})
     assert alone.folder is not None
     assert_same_files(tmp_path / "together" / alone.fingerprint, alone.folder)

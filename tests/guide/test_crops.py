@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from processes import torchrun
 from trainings import PLAIN_CROP
 
 import solo_gps
@@ -213,8 +212,7 @@ def test_two_ranks_keep_partners_apart_in_what_they_gather(recipe, tmp_path):
     cfg.devices, cfg.strategy = 2, "ddp"
     OmegaConf.save(cfg, tmp_path / "recipe.yaml")
     program = Path(__file__).with_name("apart_two_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = torchrun(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = np.stack([np.load(tmp_path / f"rank-{rank}.npy") for rank in (0, 1)])  # rank, step, anchors and positives, item
     assert ranks.shape == (2, 12, 2, 6)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ import torch
 from config_keys import composed
 from nearest_by_hand import MEAN, STD, assert_agree, nearest_by_hand
 from omegaconf import OmegaConf
+from processes import torchrun
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
 
@@ -305,8 +304,7 @@ def test_two_ranks_refresh_to_one_table(recipe, tmp_path):
     cfg.data.num_workers = 1
     OmegaConf.save(cfg, tmp_path / "recipe.yaml")
     program = Path(__file__).with_name("refresh_two_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = torchrun(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = [np.load(tmp_path / f"rank-{rank}.npz") for rank in (0, 1)]
     for name in ("tables", "buffers_restored", "agrees"):

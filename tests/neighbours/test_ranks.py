@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from processes import torchrun
 
 PROGRAM = """
     import sys
@@ -52,8 +51,7 @@ PROGRAM = """
 def test_an_error_of_one_rank_ends_both(where, asked, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program), where, asked]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=60, check=False)
+    done = torchrun(program, where, asked, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rank 1: ValueError: by hand, in rank 1" in done.stdout
     assert "rank 0: ConfigError: another rank failed: rank 1: by hand, in rank 1" in done.stdout

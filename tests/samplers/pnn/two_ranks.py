@@ -1,10 +1,12 @@
 """Run by test_training.py in two processes (gloo): stock and pNN at its neutral point, recipe by recipe.
 
-python -m torch.distributed.run --standalone --nproc-per-node=2 pnn_two_ranks.py RECIPE.yaml...
+python -m torch.distributed.run --standalone --nproc-per-node=2 two_ranks.py RECIPE.yaml...
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
+from processes import threads_of_gloo
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from solo_gps.guide.switch import activate
@@ -70,13 +73,19 @@ def compare(path):
     agree = all(same_on_both_ranks(value) for value in rows.values()) and filled == min(48, len(after["pnn.rows.index"]))
     told = ignored >= set(rows)
     verdict = f"{'equal' if equal else 'DIFFERENT'}, rows {'agree' if agree and told else f'DISAGREE {filled} {told}'}"
+    note(f"{method}: {verdict}")
+
+
+def note(line):
     # Not to the output, where the lines of two processes run into each other.
-    with Path(f"rank-{dist.get_rank()}.txt").open("a") as file:
-        print(f"{method}: {verdict}", file=file)
+    with Path(f"rank-{os.environ['RANK']}.txt").open("a") as file:
+        print(line, file=file)
 
 
 def main(recipes):
     warnings.simplefilter("ignore")
+    # Runs last, since it is known first: what is left then can abort the process.
+    atexit.register(lambda: note(f"left with {threads_of_gloo()} threads of gloo"))
     torch.set_num_threads(1)
     if HOST.generation == "1.0.6":
         from solo.methods.base import BaseMethod

@@ -1,0 +1,47 @@
+"""Programs in several processes (gloo), as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def torchrun(
+    *program: object, cwd: Path, ranks: int = 2, timeout: float = 300, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """What ``ranks`` processes of a program printed, and how they ended.
+
+    Args:
+        *program: A script and its arguments, or ``-m``, a module and its arguments.
+        cwd: Folder to start in.
+        ranks: Number of processes.
+        timeout: Seconds, after which none of them is left and the test fails.
+        **environ: Environment variables.
+    """
+    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *map(str, program)]
+    started = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        printed = started.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        started.terminate()  # torchrun ends its processes
+        printed = started.communicate(timeout=60)
+        raise AssertionError(f"still at work after {timeout:.0f} s: {printed}") from None
+    return subprocess.CompletedProcess(command, started.returncode, *printed)
+
+
+def threads_of_gloo() -> int:
+    """How many threads of gloo's this process has; 0 outside Linux, where nobody says."""
+    names = [task / "comm" for task in Path("/proc/self/task").glob("*")]
+    return sum("gloo" in name.read_text() for name in names)
