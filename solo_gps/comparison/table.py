@@ -95,9 +95,9 @@ def unequal_steps(table: Sequence[Line]) -> str | None:
     )
 
 
-def cells(table: Sequence[Line]) -> list[list[str]]:
-    """Head and rows of the table as text."""
-    figures = figures_of(table)
+def cells(table: Sequence[Line], figures: Sequence[str] = ()) -> list[list[str]]:
+    """Head and rows of the table as text; with the figures named, or with all."""
+    figures = figures or figures_of(table)
     gains = [figures[0]] if figures and any(line.baseline for line in table) else []
     head = ["", "n", "steps", "purity", *(_head(figure) for figure in figures), *(f"{_head(figure)}: gain" for figure in gains)]
     rows = []
@@ -109,9 +109,9 @@ def cells(table: Sequence[Line]) -> list[list[str]]:
     return [head, *rows]
 
 
-def as_markdown(table: Sequence[Line]) -> str:
-    """The table for a document."""
-    head, *rows = cells(table)
+def as_markdown(table: Sequence[Line], figures: Sequence[str] = ()) -> str:
+    """The table for a document; with the figures named, or with all."""
+    head, *rows = cells(table, figures)
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows]) + "\n"
 

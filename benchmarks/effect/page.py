@@ -1,0 +1,66 @@
+"""Writes the tables of docs/results/effect.md again, from the stored records alone.
+
+python benchmarks/effect/page.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from solo_gps.comparison.records import read_records
+from solo_gps.comparison.table import Line, as_markdown, figures_of, lines, points
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results" / "effect.md"
+SWEEPS = {"effect": "short", "effect-long": "long"}
+"""Folder of records, to the sweep file that made them."""
+SHOWN = ("knn_weighted", "knn_one_vote", "linear", "map")
+"""Figures of the page; the records have more."""
+
+
+def main() -> None:
+    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def renewed(text: str) -> str:
+    """The page with every table made anew; what stands between the marks is replaced."""
+    for folder, sweep in SWEEPS.items():
+        text = re.sub(
+            rf"(<!-- {folder} -->\n).*?(<!-- end of {folder} -->)",
+            lambda match, made=table_of(folder, sweep): f"{match[1]}\n{made}\n{match[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def table_of(folder: str, sweep: str) -> str:
+    records = ROOT / "docs" / "results" / folder
+    if not list(records.glob("*.json")):
+        return "(no cell is finished)\n"
+    baseline = OmegaConf.load(Path(__file__).with_name(f"{sweep}.yaml")).baseline
+    table = lines(read_records(records), dict(baseline))
+    return as_markdown(table, [figure for figure in SHOWN if figure in figures_of(table)]) + curves(table)
+
+
+def curves(table: list[Line]) -> str:
+    """The first figure over epochs, a column each; empty without curves."""
+    figure = figures_of(table)[0]
+    rows = {line.row: dict(points(line, figure)) for line in table}
+    epochs = sorted({after for row in rows.values() for after in row})
+    if not epochs:
+        return ""
+    head = f"\n| {figure}, %, after epochs | {' | '.join(map(str, epochs))} |\n|---|{'---:|' * len(epochs)}\n"
+    shown = ((name, [row.get(after, []) for after in epochs]) for name, row in rows.items() if row)
+    return head + "".join(f"| {name} | {' | '.join(map(mean, values))} |\n" for name, values in shown)
+
+
+def mean(values: list[float]) -> str:
+    return f"{100 * sum(values) / len(values):.1f}" if values else ""
+
+
+if __name__ == "__main__":
+    main()
