@@ -5,7 +5,6 @@ python benchmarks/effect/page.py
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -28,12 +27,9 @@ def main() -> None:
 def renewed(text: str) -> str:
     """The page with every table made anew; what stands between the marks is replaced."""
     for folder, sweep in SWEEPS.items():
-        text = re.sub(
-            rf"(<!-- {folder} -->\n).*?(<!-- end of {folder} -->)",
-            lambda match, made=table_of(folder, sweep): f"{match[1]}\n{made}\n{match[2]}",
-            text,
-            flags=re.DOTALL,
-        )
+        before, mark, rest = text.partition(f"<!-- {folder} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {folder} -->")
+        text = f"{before}{mark}\n{table_of(folder, sweep)}\n{end}{after}"
     return text
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from solo_gps.comparison.records import Record, finished, read_records
 from solo_gps.comparison.sweep import CHECKPOINT, Cell, Sweep, read_sweep
-from solo_gps.errors import ConfigError, DataError, SoloGpsError, printable
+from solo_gps.errors import ConfigError, DataError, MachineError, SoloGpsError, printable
 
-TABLE, CELLS, PLAN = "table.md", "cells.csv", "plan.json"
+TABLE, CELLS, PLAN, LOCK = "table.md", "cells.csv", "plan.json", ".lock"
+OF_THE_MACHINE = (
+    *("hydra/", "hydra.", "accelerator=", "devices=", "strategy=", "num_nodes=", "wandb.", "auto_resume."),
+    *("data.num_workers=", "data.train_path=", "data.val_path=", "prior.device=", "prior.num_workers=", "search.device="),
+)
+"""What words behind the sweep file begin with: where and how a cell is trained, never what it is."""
 
 
 def add_compare(command: argparse.ArgumentParser) -> None:
@@ -52,7 +58,8 @@ def _compare(options: argparse.Namespace) -> int:
             print(f"{'to do   ' if cell.name in names else 'finished'}  {cell.row}{seed}")
         return 0
     _check(sweep, left, options.overrides)
-    _run(sweep, left, options.overrides)
+    with _alone_in(sweep.out):
+        _run(sweep, left, options.overrides)
     failed = _left(sweep)
     if done := _done(sweep):
         code = _conclude(done, options.out or sweep.out, sweep, options)
@@ -62,6 +69,21 @@ def _compare(options: argparse.Namespace) -> int:
             f"{len(failed)} of {len(sweep.cells)} cells have no record ({rows}): see the errors above, and type it again."
         )
     return code
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Two at once in one folder would train the same cells."""
+    from filelock import FileLock, Timeout
+
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise MachineError(
+            f"out={str(out)!r}: another solo-gps compare is at work there. Wait for it, or set another out."
+        ) from error
 
 
 def _done(sweep: Sweep) -> list[Record]:
@@ -94,8 +116,13 @@ def _check(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None
     check_can_write(sweep.out, "out")
     check_can_write(sweep.records, "records")
     for word in overrides:
-        if "=" not in word and not word.startswith("~"):
+        if "=" not in word:
             raise ConfigError(f"{word!r}: wanted KEY=VALUE, for example hydra/launcher=joblib. (One sweep file at a time.)")
+        if not word.lstrip("+").startswith(OF_THE_MACHINE):
+            raise ConfigError(
+                f"{word!r}: would change what the cells are, and their records would not tell. Write it under `overrides` in the "
+                f"sweep file. Behind it may stand: {', '.join(OF_THE_MACHINE)}."
+            )
     _check_recipes(sweep, left, [word for word in overrides if not word.lstrip("+").startswith(("hydra/", "hydra."))])
 
 
@@ -167,7 +194,7 @@ def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
 
 def _conclude(records: Sequence[Record], out: Path, sweep: Sweep | None, options: argparse.Namespace) -> int:
     """Prints and writes the table; with unequal steps the command fails, after all is written."""
-    from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, unequal_steps
+    from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, made_with, unequal_steps
     from solo_gps.report.summary import aligned
     from solo_gps.runtime.files import write_text
 
@@ -182,6 +209,7 @@ def _conclude(records: Sequence[Record], out: Path, sweep: Sweep | None, options
         name = (options.sweep or options.table).stem
         page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
         print(f"page:  {printable(page.absolute())}")
+    print(f"made with {'; '.join(made_with(records))}")
     wrong = unequal_steps(table) if sweep is None or sweep.keys.equal_steps else None
     if wrong is not None:
         raise DataError(wrong)

@@ -13,6 +13,8 @@ from solo_gps.comparison.records import Record
 from solo_gps.comparison.sweep import AND
 from solo_gps.evaluation.scores import SHARES
 
+VERSIONS = {"solo_gps": "solo-gps", "solo_learn": "solo-learn", "torch": "torch", "gpu": "GPU"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -93,6 +95,14 @@ def unequal_steps(table: Sequence[Line]) -> str | None:
         f"the rows took different numbers of optimizer steps, so this table compares their lengths too ({told}). Give all the "
         "same max_steps (sampler.sepp.equal_budget=true for SePP), or set equal_steps: false in the sweep file."
     )
+
+
+def made_with(records: Sequence[Record]) -> list[str]:
+    """The versions that records come from, each once; more than one deserve a look before rows are compared."""
+    kinds = [
+        ", ".join(f"{name} {record.facts[key]}" for key, name in VERSIONS.items() if key in record.facts) for record in records
+    ]
+    return sorted(set(filter(None, kinds)))
 
 
 def cells(table: Sequence[Line], figures: Sequence[str] = ()) -> list[list[str]]:

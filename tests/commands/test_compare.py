@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from solo_gps.commands.cell import checked_receipt
@@ -141,8 +142,23 @@ def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path
 @pytest.mark.host
 def test_judging_every_so_many_epochs_that_miss_the_last_is_refused(sweep, capsys, digits):
     judge = {"train": str(digits / "train"), "test": str(digits / "val"), "every": 5}
-    assert main(["compare", str(sweep(judge=judge)), "max_epochs=10"]) == 1
+    assert main(["compare", str(sweep(judge=judge, overrides=["++max_epochs=10"]))]) == 1
     assert "judge.every=5 with max_epochs=10: solo-learn saves after 1, 6, 11" in capsys.readouterr().err
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("word", ["max_epochs=3", "+sampler=gps", "~sampler=gps", "precision=16"])
+def test_words_that_would_change_a_cell_are_refused(sweep, capsys, word):
+    assert main(["compare", str(sweep()), word]) == 1
+    assert "would change what the cells are" in capsys.readouterr().err
+
+
+@pytest.mark.host
+def test_two_at_once_in_one_folder_are_refused(sweep, capsys, tmp_path):
+    (tmp_path / "a b").mkdir()
+    with FileLock(tmp_path / "a b" / ".lock"):
+        assert main(["compare", str(sweep())]) == 1
+    assert "another solo-gps compare is at work there" in capsys.readouterr().err
 
 
 def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):

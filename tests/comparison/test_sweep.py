@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -190,6 +190,7 @@ def test_the_newest_checkpoint_is_taken_and_a_missing_one_is_an_error(tmp_path):
     assert with_checkpoints(["a=1"], {}) == ["a=1"]
 
 
+@settings(deadline=None)  # reading the grammar takes its time once
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), min_size=1, max_size=20))
 def test_hydra_reads_a_quoted_path_as_it_is(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -11,7 +11,7 @@ import pytest
 
 from solo_gps.comparison.records import Record, finished, read_records, write_record
 from solo_gps.comparison.sweep import Cell
-from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, points, unequal_steps
+from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, made_with, points, unequal_steps
 from solo_gps.errors import DataError
 
 
@@ -73,6 +73,12 @@ def test_unequal_steps_are_named():
     assert unequal_steps(lines(RECORDS)) is None
     wrong = unequal_steps(lines([*RECORDS[:-1], replace(RECORDS[-1], steps=20)]))
     assert "10 steps: simclr, plain, simclr, GPS; 20 steps: simclr, GPS" in wrong
+
+
+def test_versions_are_told_once_each():
+    facts = {"solo_learn": "1.0.6", "torch": "2.1", "gpu": None}
+    both = [replace(RECORDS[1], facts=facts), replace(RECORDS[2], facts=facts), replace(RECORDS[3], facts={"torch": "2.2"})]
+    assert made_with([*both, RECORDS[4]]) == ["solo-learn 1.0.6, torch 2.1, GPU None", "torch 2.2"]
 
 
 def test_a_curve_is_the_values_of_all_seeds():
