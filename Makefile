@@ -51,7 +51,7 @@ layers: $(READY)
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/test_docs.py tests/test_site.py
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(JOBS) tests/test_docs.py tests/test_site.py tests/test_snippets.py
 
 bench: $(READY)
 	@$(RUN) benchmarks/loader.py

@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OUTSIDE = {"main_pretrain.py", "main_nn.py"}
-EXAMPLES = {"mirror", "brightness", "NAME"}
+EXAMPLES = {"mirror", "brightness", "frames", "NAME"}
 
 
 def blocks(page, *languages):
