@@ -51,6 +51,7 @@ ELSEWHERE = {
     r"make (demo|test|setup|check)": "the README's two commands in a clean clone",
     r"\. \.venv/bin/activate": "made by make setup",
     r"solo-gps demo": "the README's first command",
+    r"solo-gps compare (sweep\.yaml (--report|hydra)|--table)": "tests/commands/test_compare.py; --list runs here",
     r"python (benchmarks|tests)/": "test_docs.py: there, and with this in its help; minutes each",
     r"python main_nn\.py": "the authors' program",
 }
@@ -161,23 +162,29 @@ def test_what_a_page_says_to_type_works(page, here, request, monkeypatch, capsys
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look for theirs
     vars(module).update(names_of(page))
+    _saved(text, here)
     for block in BLOCK.finditer(text):
-        mark = block["mark"] or ""
-        if mark.startswith("file: "):
-            (here / mark[6:]).parent.mkdir(parents=True, exist_ok=True)
-            (here / mark[6:]).write_text(block["text"])
-        elif block["language"] == "bash":
+        if block["language"] == "bash":
             for line in _lines(block["text"]):
                 typed(line, here, monkeypatch, capsys)
-        elif block["language"] == "python" and _runs_here(mark):
+        elif block["language"] == "python" and _runs_here(block["mark"] or ""):
             for statement in ast.parse(block["text"]).body:
                 _executed(statement, page, vars(module))
+
+
+def _saved(text, here):
+    """Writes the files that a page shows; one may stand behind the commands that read it."""
+    for block in BLOCK.finditer(text):
+        name = (block["mark"] or "").removeprefix("file: ")
+        if name != (block["mark"] or ""):
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / name).write_text(block["text"])
 
 
 def _runs_here(mark):
     """Examples are trained by tests/api/test_examples.py."""
     host = mark.removeprefix("solo-learn: ") if mark.startswith("solo-learn: ") else None
-    return not mark.startswith("example: ") and host in (None, detect_host().generation)
+    return not mark.startswith(("example: ", "file: ")) and host in (None, detect_host().generation)
 
 
 def _executed(statement, page, names):
