@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from solo_gps.comparison.sweep import Cell, JudgeKeys, Sweep
 from solo_gps.errors import HostError
 from solo_gps.hydra_switch import loader_workers
 from solo_gps.runtime.console import show_progress_lines
+
+OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
+"""What Lightning tells the ranks that it starts."""
 
 
 def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> None:
@@ -43,7 +48,7 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
         sys.argv = [*typed[:1], "pretrain", *recipe, *words]  # Lightning starts the other ranks by it
         show_progress_lines()
         cell = by_name[Path(HydraConfig.get().runtime.output_dir).name]
-        with loader_workers():  # of plain runs too
+        with loader_workers(), _ranks_let_go():
             train_and_judge(cfg, cell, judge, Path(records), keep=cell.name in keep)
 
     sys.argv = ["solo-gps compare", *arguments]
@@ -51,6 +56,23 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
         program()
     finally:
         sys.argv = typed
+
+
+@contextmanager
+def _ranks_let_go() -> Iterator[None]:
+    """Ends what a training of several processes leaves behind, which the next cell in this process would take for its own."""
+    import torch.distributed as dist
+
+    before, grouped = {key: os.environ.get(key) for key in OF_RANKS}, dist.is_initialized()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not grouped:
+            dist.destroy_process_group()
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
 
 
 def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path, *, keep: bool) -> None:
