@@ -12,7 +12,7 @@ from typing import Any
 
 from solo_gps.commands.training_set import add_folder, add_fraction, training_images
 from solo_gps.config import parse
-from solo_gps.errors import ConfigError, SoloGpsError, printable
+from solo_gps.errors import ConfigError, SoloGpsError, first_line, printable
 from solo_gps.hosts.decode import Scaling
 
 
@@ -79,19 +79,40 @@ def prior_node(words: Sequence[str] | None, cache_dir: str | None = None) -> dic
     Raises:
         ConfigError: A word is no KEY=VALUE, or a second name was given.
     """
-    from omegaconf import OmegaConf
-
     from solo_gps.priors import DEFAULT_ENCODER
 
-    name, *assignments = words or [DEFAULT_ENCODER]
-    for key in assignments:
-        if "=" not in key:
-            raise ConfigError(f"{key!r}: wanted KEY=VALUE, for example batch_size=64.")
-    keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)))  # type: ignore[assignment]
+    name, *typed = words or [DEFAULT_ENCODER]
+    keys = assignments(typed, "batch_size=64")
     if keys.get("name", name) != name:
         raise ConfigError(f"--prior {name} name={keys['name']}: two priors named. Give the one that you want, after --prior.")
     folder = {} if cache_dir is None else {"cache_dir": cache_dir}
     return {"name": name, **folder, **keys}
+
+
+def assignments(words: Sequence[str], example: str) -> dict[str, Any]:
+    """Returns keys and values from words as they were typed.
+
+    Args:
+        words: Each KEY=VALUE, the value as YAML.
+        example: One of them, for errors.
+
+    Raises:
+        ConfigError: A word is no KEY=VALUE, or its value is no YAML.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for word in words:
+        if "=" not in word:
+            raise ConfigError(f"{word!r}: wanted KEY=VALUE, for example {example}.")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[return-value]
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        typed = printable(" ".join(words))
+        raise ConfigError(
+            f"{typed}: cannot be read as YAML ({first_line(error)}). Mend it, or rename the file."
+        ) from error
 
 
 def add_scale_option(command: argparse.ArgumentParser) -> None:
@@ -111,10 +132,8 @@ def decoding(options: argparse.Namespace) -> Scaling:
     Raises:
         ConfigError: A word is no KEY=VALUE, or a key or value is wrong.
     """
-    from omegaconf import OmegaConf
-
-    scale, *assignments = options.scale or [None]
-    return parse({"scale": scale, **OmegaConf.from_dotlist(list(assignments))}, Scaling, "--scale")
+    scale, *typed = options.scale or [None]
+    return parse({"scale": scale, **assignments(typed, "low=0")}, Scaling, "--scale")
 
 
 @contextmanager

@@ -6,10 +6,8 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from solo_gps.commands.cache import add_scale_option, decoding, prior_node
-from solo_gps.errors import ConfigError
+from solo_gps.commands.cache import add_scale_option, assignments, decoding, prior_node
 
 
 def add_evaluate(command: argparse.ArgumentParser) -> None:
@@ -57,7 +55,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         train=options.train,
         test=options.test,
         priors=[prior_node(words) for words in options.prior],
-        keys=_assignments(options.keys),
+        keys=assignments(options.keys, "image_size=224"),
         decode=asdict(decoding(options)),
         **{name: value for name, value in asked.items() if value is not None},
     )
@@ -67,12 +65,3 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_text(options.json, json.dumps(result.as_json(), indent=1) + "\n")
     return 0
-
-
-def _assignments(words: list[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    for word in words:
-        if "=" not in word:
-            raise ConfigError(f"--keys {word!r}: wanted KEY=VALUE, for example image_size=224.")
-    return OmegaConf.to_container(OmegaConf.from_dotlist(words))  # type: ignore[return-value]

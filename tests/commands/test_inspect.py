@@ -82,6 +82,8 @@ def test_a_flat_folder_has_no_purity(flat, tmp_path, monkeypatch, capsys):
         (["--prior", "pixles"], "Did you mean 'pixels'"),
         ([*PIXELS, *PIXELS], "--prior pixels image_size=8: is there twice"),
         (["--prior", "pixels", "image_size"], "wanted KEY=VALUE"),
+        (["--prior", "array", "path=\udcff.npy"], "cannot be read as YAML"),
+        (["--prior", "pixels", "image_size=[1"], "image_size=[1: cannot be read as YAML"),
         (["--fraction", "2"], "wanted a share between 0 and 1"),
         (["--scale", "owm"], "owm"),
         (["--out", "/dev/null/page"], "--out='/dev/null/page': /dev/null is no folder"),
