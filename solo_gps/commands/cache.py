@@ -110,9 +110,7 @@ def assignments(words: Sequence[str], example: str) -> dict[str, Any]:
         return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[return-value]
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         typed = printable(" ".join(words))
-        raise ConfigError(
-            f"{typed}: cannot be read as YAML ({first_line(error)}). Mend it, or rename the file."
-        ) from error
+        raise ConfigError(f"{typed}: cannot be read as YAML ({first_line(error)}). Mend it, or rename the file.") from error
 
 
 def add_scale_option(command: argparse.ArgumentParser) -> None:
