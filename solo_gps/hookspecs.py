@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.utils.data import Dataset
 
-    from solo_gps.interfaces import ImageSet, NeighbourTable, Pairs
+    from solo_gps.interfaces import ImageSet, NamedDataset, NeighbourTable, Pairs
 
 PROJECT = "solo_gps"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -63,6 +63,17 @@ def register_datasets() -> Mapping[str, Callable[[Any], ImageSet]]:
     Returns:
         Class name of a dataset (``type(dataset).__qualname__`` anywhere in its MRO) to a function from the dataset, as the host
         built it and with its transform still set, to its raw images.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_named_datasets() -> Mapping[str, NamedDataset | str]:
+    """Adds data sets beside solo-learn's own.
+
+    Returns:
+        Name, as typed in ``data.dataset=<name>``, to a :class:`solo_gps.interfaces.NamedDataset`, or to where it is, as in
+        :func:`register_samplers`.
     """
     raise NotImplementedError
 

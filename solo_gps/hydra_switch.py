@@ -58,7 +58,7 @@ class GuidedJob:
             if asks_for_guidance(cfg):
                 return self._guided(cfg)
             before = _switched_on()
-            with _kept_from_solo_learn(cfg), _at_end(lambda: _check_plain(cfg, before)):
+            with _kept_from_solo_learn(cfg), _at_end(lambda: _check_plain(cfg, before)), _data_of_ours(cfg, self._function):
                 return self._function(cfg)
         except SoloGpsError as error:
             _end(error, f"solo-gps: {error}")
@@ -76,7 +76,7 @@ class GuidedJob:
             for line in overruled(self._own, cfg, _typed(), _choices()):
                 log.warning(line)
         if not asked.samplers:
-            with loader_workers():
+            with loader_workers(), _data_of_ours(cfg, self._function):
                 return self._function(cfg)
         from solo_gps.guide.switch import activate
 
@@ -151,8 +151,32 @@ def asks_for_guidance(cfg: Any) -> bool:
     """
     if not _is_group(cfg):
         return False
-    shaped = any(all(key in node for key in SHAPE) for node in _groups(cfg).values())
-    return (shaped or "solo.methods" in sys.modules) and bool(_places(cfg))
+    return _is_of_solo_learn(cfg) and bool(_places(cfg))
+
+
+def _is_of_solo_learn(cfg: DictConfig) -> bool:
+    return "solo.methods" in sys.modules or any(all(key in node for key in SHAPE) for node in _groups(cfg).values())
+
+
+@contextmanager
+def _data_of_ours(cfg: Any, function: Callable[[DictConfig], Any]) -> Iterator[None]:
+    """Lets a plain job of solo-learn's train on a data set that solo-learn does not know, and we do."""
+    if not (_is_group(cfg) and _is_of_solo_learn(cfg) and _names_data_of_ours(cfg)):
+        yield
+        return
+    from solo_gps.guide.named_data import named_data
+    from solo_gps.hosts.detect import detect_host
+
+    with named_data(cfg, detect_host(), function):
+        yield
+
+
+def _names_data_of_ours(cfg: DictConfig) -> bool:
+    from solo_gps.hosts.named import named_dataset
+
+    with suppress(OmegaConfBaseException):  # the program says what is wrong with it, in its own words
+        return named_dataset(OmegaConf.select(cfg, "data.dataset")) is not None
+    return False
 
 
 def _is_group(cfg: Any) -> bool:

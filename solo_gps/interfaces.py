@@ -5,9 +5,9 @@ Sizes: N images, D dimensions of the prior space, K neighbours, M items of one e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from solo_gps.errors import printable
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
+
+
+StandIn: TypeAlias = "tuple[Callable[..., Any], Callable[..., Any]]"
+"""A function of the host's, and what stands in for it."""
 
 
 @runtime_checkable
@@ -57,6 +61,71 @@ class StoredImages(ImageSet, Protocol):
 
     def stamps(self) -> NDArray[np.int64] | None:
         """(N, 4) size, mtime_ns, ctime_ns and inode of the file that holds each image; ``None`` where they say nothing."""
+
+
+class ImageSource(Protocol):
+    """How the images of a named data set are read, by whatever says where each is. Workers get a copy of it.
+
+    Attributes:
+        decodes_files: Whether an image is a whole file, ``file(where)``, as Pillow reads it.
+    """
+
+    decodes_files: bool
+
+    def image(self, where: Any) -> Image:
+        """The decoded RGB image."""
+
+    def stored(self, where: Any) -> bytes:
+        """Bytes that change when the image does."""
+
+    def name(self, where: Any) -> str:
+        """Its name, each once: a path below the data set's folder with ``/``, or a number with leading zeros."""
+
+    def file(self, where: Any) -> str:
+        """The file that holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The images of one part of a named data set.
+
+    Attributes:
+        samples: For each image, where it is, as ``source`` understands it, and its class; -1 where unknown.
+        source: How they are read.
+    """
+
+    samples: Sequence[tuple[Any, int]]
+    source: ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedDataset:
+    """A data set that ``data.dataset`` names, beside solo-learn's own.
+
+    Attributes:
+        open: Where a function is, ``"package.module:function"``. ``function(name, root, train, download)`` returns the
+            :class:`Contents` of the part that is trained on, or of the one that is held out, below the folder ``root``. It is
+            called without ``download`` first; where it raises ``RuntimeError`` or ``OSError``, once more with it, by one process
+            at a time.
+        classes: Number of classes, or where a function from ``root`` to it is.
+        mean: Mean of the three channels, for crops and held-out images, where the recipe names none.
+        std: Their standard deviation.
+        size: Side of the held-out images in pixels.
+        shorter_side: What their shorter side is scaled to, before the centre is cropped; ``None`` scales both sides to ``size``.
+        layout: What lies below ``root``, for the user.
+        trained_on: Which part is trained on, for the user.
+        held_out: Which part is held out, for the user.
+    """
+
+    open: str
+    classes: int | str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    shorter_side: int | None
+    layout: str
+    trained_on: str
+    held_out: str
 
 
 def name_of(images: ImageSet, index: int) -> str:

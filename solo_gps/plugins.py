@@ -19,6 +19,7 @@ BUILTIN_PLUGINS = (
     "solo_gps.samplers",
     "solo_gps.priors",
     "solo_gps.neighbours",
+    "solo_gps.datasets",
 )
 
 

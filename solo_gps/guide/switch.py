@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from solo_gps.errors import HostError, our_part
 from solo_gps.guide.check import check_recipe, read_recipe
 from solo_gps.guide.method import guided_method, is_guided
+from solo_gps.guide.named_data import named_data
 from solo_gps.guide.programs import registries
 from solo_gps.guide.run import GuidedRun
 from solo_gps.guide.trainer_callback import trainer_callback
@@ -69,6 +70,7 @@ def activate(cfg: Mapping[str, Any], *, program: Callable[..., Any] | None = Non
 def _switch_on(recipe: DictConfig, program: Any, stack: ExitStack) -> GuidedRun:
     asked = read_recipe(recipe)
     host = detect_host()
+    stack.enter_context(named_data(recipe, host, program))
     check_recipe(recipe, host, asked.samplers)
     if asked.samplers:
         rehearse(recipe, host)

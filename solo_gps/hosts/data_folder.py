@@ -14,6 +14,7 @@ from solo_gps.errors import DataError, UnreadableImageError, printable
 from solo_gps.hosts.decode import ImagesConfig, LostValuesError, decoded
 from solo_gps.hosts.devices import rank_count
 from solo_gps.hosts.h5 import wrong_with_h5
+from solo_gps.hosts.named import check_named
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS, which would take a second to import."""
@@ -26,12 +27,14 @@ MOST_OPENED = 256
 def check_data_folder(recipe: DictConfig) -> None:
     """Checks by listing alone what solo-learn would stumble over when it builds its training set, or in the middle of an epoch.
 
-    Sets that torchvision downloads by itself (cifar10, cifar100, stl10) are left to it.
+    Sets that torchvision downloads by itself (cifar10, cifar100, stl10) are left to it, and named ones to their readers.
 
     Raises:
         DataError: The folder or file is missing, empty, or holds what solo-learn cannot read.
+        ConfigError: A named data set cannot be read as the recipe says.
     """
     data: Any = recipe.get("data") or {}
+    check_named(data)
     if data.get("dataset") not in ("custom", "imagenet", "imagenet100"):
         return
     kind = kind_of(data)

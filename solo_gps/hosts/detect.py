@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from solo_gps.errors import HostError
+from solo_gps.interfaces import NamedDataset, StandIn
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,18 @@ class Host(Protocol):
 
     def switched_on(self) -> AbstractContextManager[None]:
         """Repairs and settings that last while the plugin is switched on; undone on exit."""
+
+    def knows(self, name: str, found: NamedDataset, data: Mapping[str, Any]) -> AbstractContextManager[list[StandIn]]:
+        """While in it, the host trains on a named data set.
+
+        Args:
+            name: Of ``data.dataset``.
+            found: The data set.
+            data: The recipe's ``data`` node.
+
+        Returns:
+            Functions that a program may have imported, each with the one that stands in for it.
+        """
 
     def complete(self, cfg: DictConfig) -> DictConfig:
         """Fills in the recipe's derived keys and defaults."""

@@ -353,6 +353,31 @@ def _h5(dataset: Any) -> ImageSet:
     )
 
 
+def _named(dataset: Any) -> ImageSet:
+    source, samples = dataset.source, dataset.samples
+    names = [source.name(where) for where, _ in samples]
+
+    def opened(index: int) -> tuple[Any, int]:
+        where, target = samples[index]
+        return source.file(where), target
+
+    def read(index: int) -> tuple[Image.Image, int]:
+        where, target = samples[index]
+        return source.image(where), target
+
+    return HostImages(
+        dataset,
+        [label for _, label in samples],
+        names,
+        lambda index: source.stored(samples[index][0]),
+        place=os.path.realpath(dataset.root),
+        files=[source.file(where) for where, _ in samples],
+        unsorted=None if _is_sorted(names) else "the data set lists its images in another order, or data.fraction shuffled them",
+        opened=opened if source.decodes_files else None,
+        read=None if source.decodes_files else read,
+    )
+
+
 def _is_sorted(keys: Sequence[Any]) -> bool:
     return all(one <= other for one, other in pairwise(keys))
 
@@ -364,4 +389,5 @@ BUILTIN_READERS: dict[str, Callable[[Any], ImageSet]] = {
     "CIFAR100": _arrays("targets"),
     "STL10": _arrays("labels"),
     "H5Dataset": _h5,
+    "NamedSet": _named,
 }

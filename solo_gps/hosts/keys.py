@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from solo_gps.config import check_number, node_of, numbers_of, parse, plain
 from solo_gps.errors import ConfigError, UnknownNameError, first_line
 from solo_gps.hosts.devices import rank_count
-from solo_gps.hosts.schema import CROP_GROUPS, DATASETS, OPTIMIZERS, SCHEDULERS, SECTIONS, Frame, MethodKwargs
+from solo_gps.hosts.named import dataset_names
+from solo_gps.hosts.schema import CROP_GROUPS, OPTIMIZERS, SCHEDULERS, SECTIONS, Frame, MethodKwargs
 from solo_gps.methods import facts_of
 from solo_gps.runtime.files import check_can_write
 from solo_gps.runtime.machine import check_fits
@@ -43,7 +44,7 @@ def check_host_keys(recipe: DictConfig) -> None:
         if value is not None and not isinstance(value, str):
             raise ConfigError(f"{key}={value!r}: wanted a text. Write it in quotes, as {key}=\\'...\\' on a shell's line.")
     sections = {name: _section(recipe, name, schema) for name, schema in SECTIONS.items()}
-    for key, known in (("data.dataset", DATASETS), ("optimizer.name", OPTIMIZERS), ("scheduler.name", SCHEDULERS)):
+    for key, known in (("data.dataset", dataset_names()), ("optimizer.name", OPTIMIZERS), ("scheduler.name", SCHEDULERS)):
         section, _, name = key.partition(".")
         if getattr(sections[section], name) not in known:
             raise UnknownNameError(key, getattr(sections[section], name), known)

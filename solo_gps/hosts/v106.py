@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
@@ -15,10 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from solo_gps.errors import ConfigError
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
+from solo_gps.hosts.named import class_count, held_out_loader, named_dataset, train_set
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader
+
+    from solo_gps.interfaces import NamedDataset, StandIn
 
 # What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
 RESUME_KEYS = ("solo_gps.keys", "solo_gps.embeddings")
@@ -47,6 +51,35 @@ class Solo106:
 
         with patch.object(AutoResumer, "SHOULD_MATCH", [*AutoResumer.SHOULD_MATCH, *RESUME_KEYS]):
             yield
+
+    @contextmanager
+    def knows(self, name: str, found: NamedDataset, data: Mapping[str, Any]) -> Iterator[list[StandIn]]:
+        """Makes the recipe's check, and what builds its two data sets, know a named one."""
+        from solo.args import pretrain as arguments
+        from solo.data import classification_dataloader as classification
+
+        stand_ins = [
+            (self.loader_module.prepare_datasets, self._prepare_datasets(self.loader_module.prepare_datasets)),
+            (classification.prepare_data, _prepare_data(classification.prepare_data)),
+        ]
+        with (
+            patch.object(arguments, "_SUPPORTED_DATASETS", [*arguments._SUPPORTED_DATASETS, name]),
+            patch.dict(arguments._N_CLASSES_PER_DATASET, {name: class_count(found, data["train_path"])}),
+            patch.object(self.loader_module, "prepare_datasets", stand_ins[0][1]),
+            patch.object(classification, "prepare_data", stand_ins[1][1]),
+        ):
+            yield stand_ins
+
+    def _prepare_datasets(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(stock)
+        def prepare_datasets(dataset: str, transform: Any, *args: Any, **kwargs: Any) -> Any:
+            if named_dataset(dataset) is None:
+                return stock(dataset, transform, *args, **kwargs)
+            asked = inspect.signature(stock).bind(dataset, transform, *args, **kwargs).arguments
+            data = {"dataset": dataset, "train_path": asked["train_data_path"], "fraction": asked.get("data_fraction", -1)}
+            return train_set(data, transform, self.loader_module.dataset_with_index, _share)
+
+        return prepare_datasets
 
     def complete(self, cfg: DictConfig) -> DictConfig:
         """Fills in the recipe's derived keys and defaults, by solo-learn's own function."""
@@ -86,6 +119,8 @@ class Solo106:
 
     def build_train_set(self, data: Mapping[str, Any], transform: Any) -> Any:
         """Builds the training set through solo-learn's function."""
+        if named_dataset(data["dataset"]) is not None:
+            return train_set(data, transform, self.loader_module.dataset_with_index, _share)
         return self.loader_module.prepare_datasets(
             data["dataset"],
             transform,
@@ -107,6 +142,8 @@ class Solo106:
         """Builds the validation loader, or ``None`` without a labelled validation set."""
         from solo.data.classification_dataloader import prepare_data
 
+        if named_dataset(cfg.data.dataset) is not None:
+            return held_out_loader(cfg.data, cfg.optimizer.batch_size, cfg.data.num_workers)
         no_path = cfg.data.val_path is None and cfg.data.dataset in ("custom", "imagenet", "imagenet100")
         if no_path or (cfg.data.dataset == "custom" and cfg.data.no_labels):
             return None
@@ -155,3 +192,25 @@ class Solo106:
 
         resumer = AutoResumer(checkpoint_dir=os.path.join(cfg.checkpoint.dir, cfg.method), max_hours=cfg.auto_resume.max_hours)
         return resumer.find_checkpoint(cfg)[0]
+
+
+def _prepare_data(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(stock)
+    def prepare_data(dataset: str, *args: Any, **kwargs: Any) -> Any:
+        if named_dataset(dataset) is None:
+            return stock(dataset, *args, **kwargs)
+        bound = inspect.signature(stock).bind(dataset, *args, **kwargs)
+        bound.apply_defaults()
+        asked = bound.arguments
+        data = {"dataset": dataset, "val_path": asked["val_data_path"]}
+        return None, held_out_loader(data, asked["batch_size"], asked["num_workers"])
+
+    return prepare_data
+
+
+def _share(dataset: Any, fraction: float) -> None:
+    """Keeps a share of the images as solo-learn 1.0.6 does of image files."""
+    from sklearn.model_selection import train_test_split
+
+    labels = [label for _, label in dataset.samples]
+    dataset.samples, _ = train_test_split(dataset.samples, train_size=fraction, stratify=labels, random_state=42)

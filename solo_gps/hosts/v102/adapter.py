@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,8 @@ from solo_gps.hosts.v102.schedule import scheduled
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader
+
+    from solo_gps.interfaces import NamedDataset, StandIn
 
 
 class Solo102:
@@ -41,6 +43,10 @@ class Solo102:
     def switched_on(self) -> AbstractContextManager[None]:
         """Repairs that 1.0.2 needs on today's torch and Lightning; training without them fails, or LARS silently does nothing."""
         return repairs()
+
+    def knows(self, name: str, found: NamedDataset, data: Mapping[str, Any]) -> AbstractContextManager[list[StandIn]]:
+        """Nothing: 1.0.2 has no program that reads recipes, and this adapter knows named data sets by itself."""
+        return nullcontext([])
 
     def complete(self, cfg: DictConfig) -> DictConfig:
         """Fills in the recipe's derived keys and defaults; returns a new recipe.

@@ -17,6 +17,8 @@ from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
 
 from solo_gps.errors import DataError, first_line
 from solo_gps.hosts.data_folder import check_batch
+from solo_gps.hosts.named import held_out_loader, named_dataset
+from solo_gps.hosts.named import train_set as named_set
 from solo_gps.hosts.v102.augment import build_transform, parse_pipelines, validation_transform
 
 FRACTION_SEED = 42
@@ -49,6 +51,8 @@ def train_set(data: Mapping[str, Any], transform: Any, host: ModuleType) -> Any:
     Raises:
         DataError: torchvision finds no images in the folder.
     """
+    if named_dataset(data["dataset"]) is not None:
+        return named_set(data, transform, host.dataset_with_index, keep_fraction)
     path = Path(os.path.abspath(data["train_path"]))
     try:
         dataset = host.prepare_datasets(
@@ -73,6 +77,8 @@ def val_loader(cfg: DictConfig) -> DataLoader | None:
     data = cfg.data
     if data.val_path is None or data.no_labels:
         return None
+    if named_dataset(data.dataset) is not None:
+        return held_out_loader(data, cfg.optimizer.batch_size, data.num_workers)
     transform = validation_transform(data.dataset)
     if data.dataset in ("cifar10", "cifar100"):
         cls = CIFAR10 if data.dataset == "cifar10" else CIFAR100

@@ -19,6 +19,7 @@ from solo_gps.errors import ConfigError, UnknownNameError, did_you_mean
 from solo_gps.hosts import schema
 from solo_gps.hosts.data_folder import check_data_folder
 from solo_gps.hosts.devices import rank_count
+from solo_gps.hosts.named import class_count, dataset_names, named_dataset
 from solo_gps.hosts.v102.augment import parse_pipelines
 from solo_gps.hosts.v102.methods import (
     MOMENTUM_METHODS,
@@ -29,7 +30,6 @@ from solo_gps.hosts.v102.methods import (
 )
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000, "imagenet100": 100}
-DATASETS = (*CLASSES, "custom")
 BACKBONES = (
     *("resnet18", "resnet50", "vit_tiny", "vit_small", "vit_base", "vit_large"),
     *("swin_tiny", "swin_small", "swin_base", "swin_large"),
@@ -157,8 +157,8 @@ def _complete_top_level(cfg: DictConfig) -> None:
 
 
 def _check_names(cfg: DictConfig) -> None:
-    if cfg.data.dataset not in DATASETS:
-        raise UnknownNameError("dataset (data.dataset)", cfg.data.dataset, DATASETS)
+    if cfg.data.dataset not in dataset_names():
+        raise UnknownNameError("dataset (data.dataset)", cfg.data.dataset, dataset_names())
     if cfg.data.format != "image_folder":
         raise ConfigError(f"data.format={cfg.data.format!r}: 1.0.2 reads 'image_folder' through solo-gps. {NEEDS_106}")
     if cfg.backbone.name not in BACKBONES:
@@ -174,6 +174,8 @@ def _check_names(cfg: DictConfig) -> None:
 def _num_classes(cfg: DictConfig) -> int:
     if cfg.data.dataset in CLASSES:
         return CLASSES[cfg.data.dataset]
+    if (found := named_dataset(cfg.data.dataset)) is not None:
+        return class_count(found, cfg.data.train_path)
     return max(1, sum(entry.is_dir() for entry in os.scandir(cfg.data.train_path)))
 
 

@@ -1,0 +1,27 @@
+"""The two-dimensional sets of MedMNIST v2 (Yang et al., Scientific Data 2023, https://medmnist.com), by the package medmnist."""
+
+from __future__ import annotations
+
+import os
+from zipfile import BadZipFile
+
+import medmnist
+import numpy as np
+
+from solo_gps.datasets.sources import Rows
+from solo_gps.errors import DataError, brief, printable
+from solo_gps.interfaces import Contents
+
+
+def open_medmnist(name: str, root: str, train: bool, download: bool) -> Contents:
+    """Opens train, or test, of a set such as ``pathmnist``, 28 x 28, or ``pathmnist_64``."""
+    flag, _, size = name.partition("_")
+    kind, file = getattr(medmnist, medmnist.INFO[flag]["python_class"]), os.path.join(root, f"{name}.npz")
+    try:
+        opened = kind(split="train" if train else "test", download=download, root=root, size=int(size or 28))
+    except (BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise DataError(f"{printable(file)}: is not whole ({brief(error)}). Remove it: it is fetched again.") from error
+    labels = np.asarray(opened.labels).reshape(len(opened.imgs), -1)
+    # ChestMNIST's images have any number of 14 findings: no class.
+    classes = labels[:, 0].astype(int).tolist() if labels.shape[1] == 1 else [-1] * len(labels)
+    return Contents(samples=list(enumerate(classes)), source=Rows(opened.imgs, file))
