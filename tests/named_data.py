@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,4 +175,67 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "tissuemnist_64": lambda root: medmnist(root, "tissuemnist_64", 8, grey=True),
     "bloodmnist": lambda root: medmnist(root, "bloodmnist", 8),
     "chestmnist": lambda root: medmnist(root, "chestmnist", 1, grey=True, findings=14),
+}
+
+
+# ---- solo-learn's own sets, in torchvision's layouts; its checksums are those of the true files, so a test sets them aside ----
+
+
+def cifar(root: Path, classes: int) -> Written:
+    """Batches of CIFAR-10, or the two files of CIFAR-100."""
+    names = [f"data_batch_{number}" for number in range(1, 6)] if classes == 10 else ["train"]
+    folder, key = (
+        root / f"cifar-{classes}-{'batches-py' if classes == 10 else 'python'}",
+        "labels" if classes == 10 else "fine_labels",
+    )
+    folder.mkdir(parents=True)
+    written, number = Written(classes=classes), 0
+    for name in [*names, "test_batch" if classes == 10 else "test"]:
+        part, count = (written.held_out, HELD_OUT) if name.startswith("test") else (written.train, 30 // len(names))
+        images = np.stack([pixels(number := number + 1, 32, 32) for _ in range(count)])
+        labels = [image % 4 for image in range(count)]
+        rows = images.transpose(0, 3, 1, 2).reshape(count, -1)
+        (folder / name).write_bytes(pickle.dumps({"data": rows, key: labels}))
+        part += list(zip(images, labels, strict=True))
+    meta, label_names = ("batches.meta", "label_names") if classes == 10 else ("meta", "fine_label_names")
+    (folder / meta).write_bytes(pickle.dumps({label_names: [str(label) for label in range(classes)]}))
+    return written
+
+
+def stl10(root: Path) -> Written:
+    """Images by columns, classes from 1, and the unlabelled ones."""
+    folder = root / "stl10_binary"
+    folder.mkdir(parents=True)
+    written = Written(classes=10)
+    (folder / "class_names.txt").write_text("\n".join(map(str, range(10))))
+    for name, part, count in (
+        ("train", written.train, TRAIN // 2),
+        ("unlabeled", written.train, TRAIN // 2),
+        ("test", written.held_out, 8),
+    ):
+        images = np.stack([pixels(number + 100 * len(name), 96, 96) for number in range(count)])
+        images.transpose(0, 3, 2, 1).tofile(folder / f"{name}_X.bin")
+        labels = np.arange(count) % 4
+        if name != "unlabeled":
+            (labels + 1).astype(np.uint8).tofile(folder / f"{name}_y.bin")
+        part += list(zip(images, (labels if name != "unlabeled" else labels * 0 - 1).tolist(), strict=True))
+    return written
+
+
+def imagenet(root: Path) -> Written:
+    """Class folders of photos of several sizes."""
+    written = Written(classes=1000)
+    for split, part, count in (("train", written.train, TRAIN), ("val", written.held_out, HELD_OUT)):
+        for number in range(count):
+            file = root / split / f"n{number % 4:08d}" / f"{number}.JPEG"
+            part.append((save(file, pixels(number + len(split) * 100, 60 + number, 80)), number % 4))
+    return written
+
+
+OWN_WRITERS: dict[str, Callable[[Path], Written]] = {
+    "cifar10": lambda root: cifar(root, 10),
+    "cifar100": lambda root: cifar(root, 100),
+    "stl10": stl10,
+    "imagenet": imagenet,
+    "tissuemnist": lambda root: medmnist(root, "tissuemnist", 8, grey=True),
 }

@@ -25,11 +25,12 @@ Trains a recipe (YAML of solo-learn 1.0.6) with the installed solo-learn of eith
 
   --config-path FOLDER   where the recipe is; default: the recipes that come with solo-gps
   --config-name RECIPE   its name without .yaml
-  --list                 the recipes that come with solo-gps
+  --list                 the recipes that come with solo-gps: paper, row, data, size
   other arguments        go to Hydra: +sampler=gps, +prior=timm, max_epochs=10, --cfg job, --multirun, ...
 
 examples:
   solo-gps pretrain --config-name simclr_digits data.train_path=runs/demo/digits/train +sampler=gps sampler.gps.k=5
+  solo-gps pretrain --config-name gps/cifar10/simclr_weak data.train_path=datasets
   solo-gps pretrain --config-path scripts/pretrain/cifar --config-name simclr wandb.enabled=False +sampler=gps
 """
 
@@ -142,10 +143,13 @@ def _pretrain(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(PRETRAIN_HELP)
         return 0
-    from solo_gps.commands.recipes import check_recipe_name, recipe_folder, recipe_names
+    from solo_gps.commands.recipes import check_recipe_name, recipe_folder, recipe_table
 
     if "--list" in arguments:
-        print("\n".join(recipe_names()))
+        rows = [("recipe", "paper", "row", "data", "size"), *recipe_table()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
         return 0
     arguments, folder, name = _absolute_config_path(arguments)
     if folder is None:

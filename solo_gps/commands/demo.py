@@ -58,8 +58,10 @@ def run_demo(out: Path, *, epochs: int | None = None) -> None:
     for name, sampler in (("SimCLR", []), ("SimCLR + GPS", ["+sampler=gps"])):
         print(f"\n== {name}: {'augmented views of one image' if not sampler else 'views of an image and its positive'}")
         overrides = [f"data.train_path={train}", *sampler, *([f"max_epochs={epochs}"] if epochs else [])]
+        overrides.append(f"checkpoint.dir={out / 'trained'}")
         results.append(_train_and_judge(name, overrides, train, test, out / "positives.png"))
     _print_table(results, time.perf_counter() - started)
+    print(f"checkpoints: {out / 'trained'}, with args.json, metrics and the receipt of each run")
 
 
 def write_digits(folder: Path) -> tuple[Path, Path]:

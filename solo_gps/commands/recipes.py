@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from solo_gps.errors import UnknownNameError
 
+PARTS = "parts"
+
 
 def recipe_folder() -> Path:
     """Returns the folder of the recipes."""
@@ -18,8 +20,20 @@ def recipe_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Returns the names that ``--config-name`` takes without ``--config-path``."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+    """Returns the names that ``--config-name`` takes without ``--config-path``; what recipes are put together from is none."""
+    files = (path.relative_to(recipe_folder()).with_suffix("") for path in recipe_folder().rglob("*.yaml"))
+    return sorted(path.as_posix() for path in files if path.parts[0] != PARTS)
+
+
+def recipe_table() -> list[tuple[str, ...]]:
+    """Returns, for each recipe, its name, then paper, row, data and size, as the first line of its file's own comment says."""
+    return [(name, *_told(recipe_folder() / f"{name}.yaml")) for name in recipe_names()]
+
+
+def _told(file: Path) -> list[str]:
+    with file.open(encoding="utf-8") as lines:
+        comments = (line for line in lines if line.startswith("# ") and not line.startswith("# @"))
+        return next(comments).removeprefix("# ").strip().split(" | ")
 
 
 def check_recipe_name(name: str) -> None:

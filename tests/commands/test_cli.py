@@ -46,7 +46,11 @@ def test_every_command_has_help_with_an_example(command, capsys):
 
 def test_recipes_are_listed(capsys):
     assert cli.main(["pretrain", "--list"]) == 0
-    assert capsys.readouterr().out.split() == recipe_names()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["recipe", "paper", "row", "data", "size"]
+    assert [line.split()[0] for line in lines] == recipe_names()
+    (row,) = (line for line in lines if line.startswith("gps/cifar10/byol_strong "))
+    assert re.split(r" {2,}", row)[1:] == ["GPS-SSL", "BYOL, strong", "CIFAR-10", "50,000 images, 32 x 32"]
 
 
 def test_an_unknown_recipe_is_one_line(capsys):
