@@ -153,13 +153,14 @@ def test_the_readme_marks_its_two_commands():
         assert f"<!-- fresh:{label} -->\n```bash\n{command}\n```" in text
 
 
-def test_every_recipe_composes():
+def test_every_recipe_of_ours_composes():
     from solo_gps.commands.recipes import compose_recipe
 
     for name in recipe_names():
-        cfg = compose_recipe(name)
-        assert {"method", "backbone", "augmentations", "data", "optimizer", "scheduler"} <= set(cfg)
+        if "/" in name:  # the papers' rows: tests/commands/test_recipes.py
+            continue
         guided = compose_recipe(name, ["+sampler=gps"])
+        assert {"method", "backbone", "augmentations", "data", "optimizer", "scheduler"} <= set(guided)
         assert guided.sampler.gps.k == 10
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,12 @@ def test_every_row_of_the_papers_is_there():
         f"sepp/{data}/{method}" for data in ("imagenet", "stl10", "cifar10") for method in ("simclr", "mocov2plus", "simsiam")
     }
     assert set(ROWS) == gps | sepp | {f"pnnclr/{data}" for data in of_pnn}
+
+
+def test_the_page_of_recipes_has_every_row_as_it_is_listed():
+    lines = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text().splitlines()
+    shown = [line.strip("| ").split(" | ")[:4] for line in lines if line.startswith(("| `gps/", "| `pnnclr/", "| `sepp/"))]
+    assert sorted(shown) == sorted([f"`{name}`", *TOLD[name][1:]] for name in ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
