@@ -95,6 +95,7 @@ def test_pretrain_trains_guided_by_name_and_from_a_folder_of_ones_own(own_folder
         r"receipt: by gps with k=3; prior patches, "
         r"embeddings \w{12}; table of gps \w{12}; "
         r"solo-learn 1\.0\.\d; all of it in trained_models/simclr/\S+/solo_gps_receipt\.json",
+        r"report: trained_models/simclr/\S+/solo_gps_report\.html",
     ]
     for line, wanted in zip(ours, lines, strict=True):
         assert re.fullmatch(f"solo-gps: {wanted}", line), line
