@@ -52,6 +52,8 @@ ELSEWHERE = {
     r"\. \.venv/bin/activate": "made by make setup",
     r"solo-gps demo": "the README's first command",
     r"solo-gps compare (sweep\.yaml (--report|hydra)|--table)": "tests/commands/test_compare.py; --list runs here",
+    r"(solo-gps pretrain|python main_pretrain\.py) .*--config-name (gps|pnnclr|sepp)/": "tests/commands/test_recipes.py",
+    r"(solo-gps pretrain|python main_pretrain\.py) .*data\.dataset=": "tests/datasets, on files of the true layouts",
     r"python (benchmarks|tests)/": "test_docs.py: there, and with this in its help; minutes each",
     r"python main_nn\.py": "the authors' program",
 }
