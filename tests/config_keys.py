@@ -63,7 +63,7 @@ def table(of: str) -> str:
         "watch": WatchConfig,
     }
     schema = shared[of] if of in shared else sampler_config(of.removeprefix("sampler "))
-    lines = ["| key | type | default | |", "|---|---|---|---|", *(row(key) for key in described(schema))]
+    lines = ["| key | type | default | what it is |", "|---|---|---|---|", *(row(key) for key in described(schema))]
     return "\n".join(lines) + "\n"
 
 
@@ -74,7 +74,7 @@ def _table_of_priors() -> str:
         for key in described(encoder.config_class):
             if key not in shared and key.name != "name":
                 rows.setdefault(key, []).append(f"`{name}`")
-    lines = ["| prior | key | type | default | |", "|---|---|---|---|---|"]
+    lines = ["| prior | key | type | default | what it is |", "|---|---|---|---|---|"]
     lines += [f"| {', '.join(names)} {row(key)}" for key, names in rows.items()]
     return "\n".join(lines) + "\n"
 

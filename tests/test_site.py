@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,33 @@ def test_a_page_asks_nothing_of_the_network(site, page):
     loaded += re.findall(r"<link[^>]*\shref=\"([^\"]*)\"", shown)
     assert loaded
     assert not [url for url in loaded if re.match(r"(https?:)?//", url)]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+THEIRS = (
+    "landmark-unique",
+    "scrollable-region-focusable",
+)  # the theme's copy buttons; Chromium itself brings the keyboard to what scrolls
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_in_a_browser(site, width, scheme):
+    playwright = pytest.importorskip("playwright.sync_api")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with playwright.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        asked, wrong = [], []
+        for page in ("index", "first-run", "keys"):
+            view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            view.on("request", lambda request: asked.append(request.url))
+            view.goto((site / f"{page}.html").as_uri())
+            if view.evaluate("document.documentElement.scrollWidth") != width:
+                wrong.append((page, "wider than the window"))
+            found = axe.run(view).response["violations"]
+            wrong += [(page, rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["id"] not in THEIRS]
+            view.close()
+        browser.close()
+    assert wrong == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
