@@ -37,6 +37,7 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _check(options: argparse.Namespace) -> int:
     from solo_gps.hosts.data_folder import kind_of
+    from solo_gps.hosts.named import named_dataset
     from solo_gps.runtime.console import show_progress_lines
     from solo_gps.runtime.files import write_text
     from solo_gps.survey import survey
@@ -46,7 +47,10 @@ def _check(options: argparse.Namespace) -> int:
         check_number("--workers", options.workers, least=-1, most=MOST_WORKERS)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    seen = survey(options.folder, kind_of(data_node(options)), workers=options.workers)
+    data = data_node(options)
+    if named_dataset(data["dataset"]) is not None:
+        raise ConfigError(f"--dataset {data['dataset']}: its own reader checks its files. Leave it out, to look at folders.")
+    seen = survey(options.folder, kind_of(data), workers=options.workers)
     print("\n".join(_printable(line) for line in _lines(seen)))
     if options.json is not None:
         write_text(options.json, json.dumps(seen.as_json(), indent=1) + "\n")

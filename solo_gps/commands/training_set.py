@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, UnknownNameError
+from solo_gps.hosts.named import dataset_names
 
 if TYPE_CHECKING:
     from solo_gps.hosts.decode import Scaling
@@ -30,8 +31,11 @@ def data_node(options: argparse.Namespace) -> dict[str, object]:
     """The recipe's ``data`` node for what :func:`add_folder` took.
 
     Raises:
+        UnknownNameError: There is no data set of that name.
         DataError: The folder or file is not there.
     """
+    if options.dataset is not None and options.dataset not in dataset_names():
+        raise UnknownNameError("--dataset", options.dataset, dataset_names())
     h5 = options.format == "h5" or (options.format is None and options.folder.endswith((".h5", ".hdf5")))
     if not os.path.exists(options.folder):
         raise DataError(f"{options.folder!r}: no such {'file' if h5 else 'folder of images'}.")

@@ -32,7 +32,7 @@ class Data(Keys):
     """Section ``data``."""
 
     dataset: str = MISSING
-    """``custom`` for a folder, or cifar10, cifar100, stl10, imagenet, imagenet100."""
+    """``custom`` for a folder, or cifar10, cifar100, stl10, imagenet, imagenet100, or a name of docs/datasets.md."""
     train_path: str | None = MISSING
     """Folder of the training images."""
     val_path: str | None = None

@@ -24,6 +24,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize, to_tensor
 
 from solo_gps import plugins
+from solo_gps.commands import cli
 from solo_gps.datasets import SETS, tiny_imagenet
 from solo_gps.errors import ConfigError, DataError, UnknownNameError
 from solo_gps.guide.switch import activate
@@ -338,3 +339,19 @@ def test_what_was_made_known_is_forgotten_and_the_recipe_has_mean_and_deviation(
         from solo.args import pretrain as arguments
 
         assert "pathmnist" not in [*arguments._SUPPORTED_DATASETS, *arguments._N_CLASSES_PER_DATASET]
+
+
+@pytest.mark.host
+def test_commands_take_a_named_set(tmp_path, own_cache, capsys):
+    WRITERS["bloodmnist"](tmp_path)
+    named = [str(tmp_path), "--dataset", "bloodmnist"]
+    assert cli.main(["cache", "build", *named, "--prior", "pixels", "image_size=8"]) == 0
+    (built,) = own_cache.glob("*/embeddings.npy")
+    assert np.load(built).shape == (TRAIN, 8 * 8 * 3)
+    capsys.readouterr()
+    assert cli.main(["data", "order", *named]) == 0
+    assert capsys.readouterr().out.split() == [f"{number:08d}" for number in range(TRAIN)]
+    assert cli.main(["data", "check", *named]) == 1
+    assert "its own reader checks its files" in capsys.readouterr().err
+    assert cli.main(["data", "order", str(tmp_path), "--dataset", "bloodmist"]) == 1
+    assert "Did you mean 'bloodmnist'?" in capsys.readouterr().err
