@@ -111,6 +111,15 @@ def test_a_cell_that_fails_leaves_the_others_and_an_error_at_the_end(sweep, tmp_
 
 @pytest.mark.host
 @pytest.mark.slow
+def test_cells_of_two_processes_are_trained_one_after_the_other(sweep, tmp_path):
+    axes = {"positives": {"plain": [], "GPS": ["+sampler=gps", "sampler.gps.k=2", "+prior=pixels"]}}
+    code, _, err = whole(sweep(axes=axes, alone={}), "devices=2", "strategy=ddp")
+    assert code == 0, err[-3000:]
+    assert [(record.row, record.steps) for record in read_records(tmp_path / "a b")] == [("plain", 2), ("GPS", 2)]
+
+
+@pytest.mark.host
+@pytest.mark.slow
 def test_curves_are_judged_and_checkpoints_dropped_where_nobody_needs_them(sweep, tmp_path, digits):
     judge = {"train": str(digits / "train"), "test": str(digits / "val"), "metrics": ["knn"], "k": 3, "every": 1}
     axes = {"positives": {"plain": ["++max_steps=-1", "++max_epochs=3"]}}
