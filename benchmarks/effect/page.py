@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from solo_gps.comparison.records import read_records
+from solo_gps.comparison.records import finished
+from solo_gps.comparison.sweep import read_sweep
 from solo_gps.comparison.table import Line, as_markdown, figures_of, lines, points
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +33,12 @@ def renewed(text: str) -> str:
 
 
 def table_of(folder: str, sweep: str) -> str:
-    records = ROOT / "docs" / "results" / folder
-    if not list(records.glob("*.json")):
+    asked = read_sweep(Path(__file__).with_name(f"{sweep}.yaml"))
+    cells = sorted(asked.cells, key=lambda cell: cell.place)
+    records = [record for cell in cells if (record := finished(ROOT / "docs" / "results" / folder, cell)) is not None]
+    if not records:
         return "(no cell is finished)\n"
-    baseline = OmegaConf.load(Path(__file__).with_name(f"{sweep}.yaml")).baseline
-    table = lines(read_records(records), dict(baseline))
+    table = lines(records, asked.keys.baseline)
     return as_markdown(table, [figure for figure in SHOWN if figure in figures_of(table)]) + curves(table)
 
 

@@ -7,9 +7,10 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from solo_gps.comparison.records import Record, finished, read_records
+from solo_gps.comparison.records import Record, finished, read_records, write_record
 from solo_gps.comparison.sweep import CHECKPOINT, Cell, Sweep, read_sweep
 from solo_gps.errors import ConfigError, DataError, MachineError, SoloGpsError, printable
 
@@ -87,8 +88,14 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _done(sweep: Sweep) -> list[Record]:
-    places = sorted(sweep.cells, key=lambda cell: cell.place)
-    return [record for cell in places if (record := finished(sweep.records, cell)) is not None]
+    done = []
+    for cell in sorted(sweep.cells, key=lambda cell: cell.place):
+        record = finished(sweep.records, cell)
+        if record is not None and record.place != cell.place:  # a sweep file in another order, for who makes the table without it
+            record = replace(record, place=cell.place)
+            write_record(sweep.records, cell.name, record)
+        done += [record] if record is not None else []
+    return done
 
 
 def _left(sweep: Sweep) -> list[Cell]:

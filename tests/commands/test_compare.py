@@ -90,6 +90,10 @@ def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
     assert "by plain" in page
     for record in read_records(records):
         assert (record.steps, record.receipt is None) == {"prior": (None, True), "plain": (2, True)}.get(record.row, (2, False))
+    turned = sweep(rows=[{"positives": name} for name in ("by plain", "GPS", "plain")])
+    code, out_turned, _ = whole(turned)
+    assert (code, [line.split("  ")[0] for line in out_turned.splitlines()[1:5]]) == (0, ["prior", "by plain", "GPS", "plain"])
+    assert [record.row for record in read_records(records)] == ["prior", "by plain", "GPS", "plain"]
     again = sweep(out=str(tmp_path / "once"))
     code, once, err = whole(again)
     assert code == 0, err[-3000:]
