@@ -138,7 +138,7 @@ def names_of(page):
     given["DistributedSampler"] = lambda pairs: torch.utils.data.DistributedSampler(pairs, num_replicas=2, rank=1)
     given["my_model"] = lambda file: np.asarray(Image.open(file), np.float32).mean((0, 2))
     if page.name == "README.md":
-        given["cfg"] = small_recipe("data/train", sampler={"gps": {"k": 3}})
+        given["cfg"] = detect_host().complete(small_recipe("data/train", sampler={"gps": {"k": 3}}))
     elif page.name == "api.md":
         given["pairs"] = solo_gps.GuidedPairs(images, _transform, solo_gps.positives(images, prior=rows, k=3))
     return given
