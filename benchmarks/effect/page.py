@@ -38,7 +38,7 @@ def table_of(folder: str, sweep: str) -> str:
     records = [record for cell in cells if (record := finished(ROOT / "docs" / "results" / folder, cell)) is not None]
     if not records:
         return "(no cell is finished)\n"
-    table = lines(records, asked.keys.baseline)
+    table = lines(records)
     return as_markdown(table, [figure for figure in SHOWN if figure in figures_of(table)]) + curves(table)
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,25 @@ def judge(
                 rows.append(Row(name=row.name, kind=row.kind, prior=prior, dimensions=size, figures=figures))
         sets = {"test": tested.described(), "train": None if trained is None else trained.described()}
         return Evaluation(rows=rows, settings={**asdict(config), **sets})
+
+
+def check_images(train: Any, test: Any, **scores: Any) -> None:
+    """Checks, before any training, what networks are to be judged by later: images, classes, and the keys of the scores.
+
+    Args:
+        train: As of :func:`evaluate`.
+        test: As of :func:`evaluate`.
+        **scores: As of :func:`evaluate`.
+
+    Raises:
+        ConfigError: A key, type or value is wrong, or a library is missing.
+        DataError: Images or labels are not what was wanted, or there are fewer images than neighbours asked for.
+    """
+    config = parse(scores, ScoreConfig, "judge")
+    if "linear" in config.metrics and find_spec("sklearn") is None:
+        raise ConfigError("judge.metrics: linear needs scikit-learn: pip install 'solo-gps[report]', or leave it out.")
+    scaling = parse({}, Scaling, "decode")
+    _check(_Labelled.of("test", test, scaling), _Labelled.of("train", train, scaling), config)
 
 
 def _rows(

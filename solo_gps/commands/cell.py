@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from solo_gps.comparison.cells import Cell, JudgeKeys
+from solo_gps.comparison.plan import FINISHED, mark_finished
 from solo_gps.comparison.records import Record, write_record
-from solo_gps.comparison.sweep import Cell, JudgeKeys, Sweep
-from solo_gps.errors import HostError
+from solo_gps.comparison.sweep import Sweep
+from solo_gps.errors import ConfigError, HostError
 from solo_gps.hydra_switch import loader_workers
 from solo_gps.runtime.console import show_progress_lines
 
+OF_A_CELL = ("row", "place", "values", "seed", "key", "overrides", "baseline")
 OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
 """What Lightning tells the ranks that it starts."""
 
@@ -38,7 +41,8 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
     needed = {(row, cell.seed) for cell in cells for row in cell.needs}
     keep = {cell.name for cell in cells if sweep.keys.keep_checkpoints or (cell.row, cell.seed) in needed}
     # Plain values, for a launcher sends the program to another process with all that it reads.
-    judge, records, recipe = sweep.judge, str(sweep.records.absolute()), list(arguments[:4])
+    judge = replace(sweep.judge, **{part: os.path.abspath(getattr(sweep.judge, part)) for part in ("train", "test")})
+    records, recipe = str(sweep.records.absolute()), list(arguments[:4])
 
     @hydra.main(version_base="1.2", config_path=None)
     def program(cfg: DictConfig) -> None:
@@ -54,6 +58,8 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
     sys.argv = ["solo-gps compare", *arguments]
     try:
         program()
+    except SystemExit as error:  # Hydra has said why
+        raise ConfigError("Hydra could not start the trainings: its lines above say why.") from error
     finally:
         sys.argv = typed
 
@@ -92,41 +98,59 @@ def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path
 
     OmegaConf.set_struct(cfg, False)
     asked = list(cfg.get("sampler") or {})
+    folder = Path(cfg.checkpoint.dir)
+    (folder / FINISHED).unlink(missing_ok=True)
     wall, cpu = time.perf_counter(), time.process_time()
     done = pretrain(cfg)
-    if not done.trainer.is_global_zero:
+    trainer = done.trainer
+    if trainer.state.status == "interrupted":
+        raise KeyboardInterrupt  # Lightning keeps it to itself
+    if cfg.wandb.enabled:
+        import wandb
+
+        wandb.finish()  # or the next cell of this process would go on with this one's run
+    if not trainer.is_global_zero:
         return
-    checkpoints = _checkpoints(Path(cfg.checkpoint.dir), judge.every)
+    checkpoints = _checkpoints(folder, judge.every)
+    steps, host, epochs, ranks = int(trainer.global_step), done.host, int(trainer.current_epoch), int(trainer.world_size)
+    if checkpoints[-1][0] != epochs:
+        raise HostError(
+            f"{checkpoints[-1][1]}: solo-learn's last checkpoint is of {checkpoints[-1][0]} epochs, but {epochs} were trained: "
+            "what was trained cannot be judged. Let the training end where it saves."
+        )
     receipt = checked_receipt(checkpoints[-1][1].parent, asked)
     trained = time.perf_counter() - wall, time.process_time() - cpu
-    steps, host, epochs = int(done.trainer.global_step), done.host, int(done.trainer.current_epoch)
-    del done
+    del done, trainer
     curve: list[dict[str, Any]] = [{"epochs": after, "figures": figures_of(judge, [str(path)])} for after, path in checkpoints]
     record = Record(
-        **{key: getattr(cell, key) for key in ("row", "place", "values", "seed", "key", "overrides")},
+        **{key: getattr(cell, key) for key in OF_A_CELL},
         steps=steps,
         figures=curve[-1]["figures"],
         curve=curve if len(curve) > 1 else [],
         receipt=receipt,
         facts={
             "epochs": epochs,
+            "processes": ranks,
             "seconds_of_training": round(trained[0], 1),
             "cpu_seconds_of_training": round(trained[1], 1),
             **facts(host.generation),
         },
     )
     write_record(records, cell.name, record)
-    if not keep:
-        shutil.rmtree(cfg.checkpoint.dir)
+    if keep:
+        mark_finished(folder, checkpoints[-1][1])
+    else:
+        for path in folder.glob("**/*.ckpt"):
+            path.unlink()
 
 
 def _checkpoints(folder: Path, every: int | None) -> list[tuple[int, Path]]:
     """Epochs and checkpoint of the newest run in a folder; the last alone without a curve."""
-    from solo_gps.comparison.plan import last_checkpoint
-
-    newest = last_checkpoint(folder)
-    found = sorted(newest.parent.glob("*.ckpt"), key=_epoch) if every is not None else [newest]
-    return [(_epoch(path) + 1, path) for path in found]
+    found = sorted(folder.glob("**/*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+    if not found:
+        raise HostError(f"{folder}: the training left no checkpoint.")
+    shown = sorted(found[-1].parent.glob("*.ckpt"), key=_epoch) if every is not None else found[-1:]
+    return [(_epoch(path) + 1, path) for path in shown]
 
 
 def _epoch(path: Path) -> int:
@@ -228,7 +252,7 @@ def judged_alone(cell: Cell, judge: JudgeKeys, records: Path) -> None:
     from solo_gps.hosts.detect import detect_host
 
     record = Record(
-        **{key: getattr(cell, key) for key in ("row", "place", "values", "seed", "key", "overrides")},
+        **{key: getattr(cell, key) for key in OF_A_CELL},
         steps=None,
         figures=figures_of(judge, priors=[prior_node(list(cell.overrides))]),
         facts=facts(detect_host().generation),

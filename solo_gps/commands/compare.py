@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from solo_gps.comparison.records import Record, finished, read_records, write_record
-from solo_gps.comparison.sweep import CHECKPOINT, Cell, Sweep, read_sweep
+from solo_gps.comparison.cells import Cell
+from solo_gps.comparison.plan import finished_checkpoint, quoted
+from solo_gps.comparison.records import PLAN, Record, finished, read_record, read_records, write_record
+from solo_gps.comparison.sweep import Sweep, composed, read_sweep
 from solo_gps.errors import ConfigError, DataError, MachineError, SoloGpsError, printable
 
-TABLE, CELLS, PLAN, LOCK = "table.md", "cells.csv", "plan.json", ".lock"
+log = logging.getLogger(__name__)
+
+TABLE, CELLS, LOCK = "table.md", "cells.csv", ".lock"
 OF_THE_MACHINE = (
-    *("hydra/", "hydra.", "accelerator=", "devices=", "strategy=", "num_nodes=", "wandb.", "auto_resume."),
-    *("data.num_workers=", "data.train_path=", "data.val_path=", "prior.device=", "prior.num_workers=", "search.device="),
+    *("hydra/launcher=", "hydra.launcher.", "hydra.job.", "accelerator=", "devices=", "strategy=", "num_nodes="),
+    *("wandb.", "auto_resume.", "data.num_workers="),
 )
 """What words behind the sweep file begin with: where and how a cell is trained, never what it is."""
 
@@ -40,6 +44,7 @@ def add_compare(command: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from solo_gps.runtime.console import show_progress_lines
+    from solo_gps.runtime.files import check_can_write
 
     show_progress_lines()
     if (options.sweep is None) == (options.table is None):
@@ -48,28 +53,35 @@ def _compare(options: argparse.Namespace) -> int:
         from solo_gps.report.page import check_can_draw
 
         check_can_draw("leave --report out")
+    if options.out is not None:
+        check_can_write(options.out, "--out")
     if options.sweep is None:
-        return _conclude(read_records(options.table), options.out or options.table, None, options)
-    sweep = read_sweep(options.sweep)
-    left = _left(sweep)
-    if options.list:
-        names = {cell.name for cell in left}
-        for cell in sweep.cells:
-            seed = "" if cell.seed is None else f", seed {cell.seed}"
-            print(f"{'to do   ' if cell.name in names else 'finished'}  {cell.row}{seed}")
+        if (wrong := _conclude(read_records(options.table), options.out or options.table, options)) is not None:
+            log.warning(wrong)
         return 0
-    _check(sweep, left, options.overrides)
+    sweep = read_sweep(options.sweep)
+    if options.list:
+        names = {cell.name for cell in _left(sweep)}
+        for cell in sweep.cells:
+            print(f"{'to do   ' if cell.name in names else 'finished'}  {_named(cell)}")
+        return 0
+    _check(sweep, options.overrides)
     with _alone_in(sweep.out):
-        _run(sweep, left, options.overrides)
+        _run(sweep, _left(sweep), options.overrides)
     failed = _left(sweep)
-    if done := _done(sweep):
-        code = _conclude(done, options.out or sweep.out, sweep, options)
+    wrong = _conclude(done, options.out or sweep.out, options) if (done := _done(sweep)) else None
     if failed:
         rows = ", ".join(dict.fromkeys(cell.row for cell in failed))
         raise DataError(
             f"{len(failed)} of {len(sweep.cells)} cells have no record ({rows}): see the errors above, and type it again."
         )
-    return code
+    if wrong is not None and sweep.keys.equal_steps:
+        raise DataError(wrong)
+    return 0
+
+
+def _named(cell: Cell) -> str:
+    return cell.row if cell.seed is None else f"{cell.row}, seed {cell.seed}"
 
 
 @contextmanager
@@ -88,38 +100,39 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _done(sweep: Sweep) -> list[Record]:
+    """The records in the order of the table; names and places that the sweep file changed are written back for ``--table``."""
     done = []
     for cell in sorted(sweep.cells, key=lambda cell: cell.place):
-        record = finished(sweep.records, cell)
-        if record is not None and record.place != cell.place:  # a sweep file in another order, for who makes the table without it
-            record = replace(record, place=cell.place)
-            write_record(sweep.records, cell.name, record)
-        done += [record] if record is not None else []
+        if (record := finished(sweep.records, cell)) is not None:
+            done.append(record)
+            if record != read_record(sweep.records / f"{cell.name}.json"):
+                write_record(sweep.records, cell.name, record)
     return done
 
 
 def _left(sweep: Sweep) -> list[Cell]:
     """Cells without a record, and those whose checkpoint, which such a cell reads, is gone."""
-    wanted = {cell.name: cell for cell in sweep.cells if finished(sweep.records, cell) is None}
+    wanted = {cell.name for cell in sweep.cells if finished(sweep.records, cell) is None}
     for cell in reversed(sweep.cells):
         for row in cell.needs if cell.name in wanted else ():
             other = sweep.cell(row, cell.seed)
-            if not any(sweep.folder(other).glob("**/*.ckpt")):
-                wanted.setdefault(other.name, other)
+            try:
+                finished_checkpoint(sweep.folder(other))
+            except DataError:
+                wanted.add(other.name)
     return [cell for cell in sweep.cells if cell.name in wanted]
 
 
-def _check(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
-    """Checks everything that can be wrong before the first cell is trained: folders, the judge's keys, every cell's recipe."""
-    from solo_gps.config import parse
-    from solo_gps.evaluation.scores import ScoreConfig
+def _check(sweep: Sweep, overrides: Sequence[str]) -> None:
+    """Checks all that can be wrong before the first cell is trained: folders, images of the judge, words, every cell's recipe."""
+    from solo_gps.api.evaluate import check_images
     from solo_gps.runtime.files import check_can_write
 
     judge = sweep.judge
     for part in ("train", "test"):
         if not os.path.isdir(getattr(judge, part)):
             raise DataError(f"judge.{part}={getattr(judge, part)!r}: no such folder; wanted class folders of images.")
-    parse({"metrics": judge.metrics, "k": judge.k}, ScoreConfig, "judge")
+    check_images(judge.train, judge.test, metrics=judge.metrics, k=judge.k)
     check_can_write(sweep.out, "out")
     check_can_write(sweep.records, "records")
     for word in overrides:
@@ -130,59 +143,57 @@ def _check(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None
                 f"{word!r}: would change what the cells are, and their records would not tell. Write it under `overrides` in the "
                 f"sweep file. Behind it may stand: {', '.join(OF_THE_MACHINE)}."
             )
-    _check_recipes(sweep, left, [word for word in overrides if not word.lstrip("+").startswith(("hydra/", "hydra."))])
+    own = [word for word in overrides if not word.lstrip("+").startswith("hydra")]
+    for cell in _left(sweep):
+        try:
+            _check_prior(cell) if cell.alone else _check_recipe(sweep, cell, own)
+        except SoloGpsError as error:
+            if not str(error).startswith(f"{cell.row}: "):
+                error.args = (f"{cell.row}: {error}",)
+            raise
 
 
-def _check_recipes(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
+def _check_prior(cell: Cell) -> None:
+    from solo_gps.commands.cache import prior_node
+    from solo_gps.embeddings.resolve import resolve_prior
+
+    resolve_prior(prior_node(list(cell.overrides)))
+
+
+def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
-    from solo_gps.commands.recipes import check_recipe_name, recipe_folder
     from solo_gps.guide.check import check_recipe, read_recipe
     from solo_gps.hosts.detect import detect_host
 
-    if sweep.recipe_folder is None:
-        check_recipe_name(sweep.keys.recipe)
-    folder, host = sweep.recipe_folder or recipe_folder(), detect_host()
-    with initialize_config_dir(version_base="1.2", config_dir=str(folder)):
-        for cell in left:
-            if cell.alone:
-                continue
-            words = [CHECKPOINT.sub("of_that_row.ckpt", word) for word in cell.overrides]
-            try:
-                cfg = compose(sweep.keys.recipe, overrides=[*overrides, *words])
-                OmegaConf.set_struct(cfg, False)
-                asked = read_recipe(cfg)
-                if not cell.needs:  # else a file is read that another cell is to leave
-                    check_recipe(cfg, host, asked.samplers)
-                _check_curve(cfg, sweep.judge.every)
-            except HydraException as error:
-                raise ConfigError(f"{cell.row}: {' '.join(str(error).split())}") from error
-            except SoloGpsError as error:
-                error.args = (f"{cell.row}: {error}",)
-                raise
-
-
-def _check_curve(cfg: object, every: int | None) -> None:
-    from omegaconf import OmegaConf
-
-    epochs = OmegaConf.select(cfg, "max_epochs")  # type: ignore[arg-type]
-    if every is not None and (not isinstance(epochs, int) or (epochs - 1) % every):
+    cfg = composed(sweep.keys.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
+    asked = read_recipe(cfg)
+    if cell.needs:  # its prior's file is one that another cell is to leave
+        cfg.pop("prior")
+    check_recipe(cfg, detect_host(), asked.samplers)
+    every, epochs, steps = sweep.judge.every, OmegaConf.select(cfg, "max_epochs"), OmegaConf.select(cfg, "max_steps")
+    if every is None:
+        return
+    if not isinstance(epochs, int) or (epochs - 1) % every or (steps or -1) > 0:
         raise ConfigError(
-            f"judge.every={every} with max_epochs={epochs}: solo-learn saves after 1, {every + 1}, {2 * every + 1}, ... epochs, "
-            "so the last would not be judged. Set max_epochs to one of these."
+            f"judge.every={every} with max_epochs={epochs}{f', max_steps={steps}' if steps else ''}: solo-learn saves after 1, "
+            f"{every + 1}, {2 * every + 1}, ... epochs, so the last would not be judged. Set max_epochs to one of these, without "
+            "max_steps."
         )
+    if OmegaConf.select(cfg, "auto_resume.enabled"):
+        raise ConfigError(f"judge.every={every} with auto_resume.enabled: the curve would lack what came before. Leave one out.")
 
 
 def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
     from solo_gps.commands.cell import judged_alone, run_cells
-    from solo_gps.commands.recipes import recipe_folder
     from solo_gps.comparison.plan import write_plan
 
     for cell in left:
         if cell.alone:
-            judged_alone(cell, sweep.judge, sweep.records)
+            try:
+                judged_alone(cell, sweep.judge, sweep.records)
+            except SoloGpsError as error:
+                log.error("%s: not judged: %s", cell.row, error)
     trained = [cell for cell in left if not cell.alone]
     if not trained:
         return
@@ -192,20 +203,20 @@ def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
         sweep,
         trained,
         [
-            *("--config-path", str(sweep.recipe_folder or recipe_folder()), "--config-name", sweep.keys.recipe, "--multirun"),
-            *("hydra/sweeper=solo_gps_cells", f"hydra.sweeper.plan={plan}", f"hydra.sweep.dir={sweep.out.absolute() / 'cells'}"),
-            *overrides,
+            *("--config-path", str(sweep.recipe_folder), "--config-name", sweep.keys.recipe, "--multirun"),
+            *("hydra/sweeper=solo_gps_cells", f"hydra.sweeper.plan={quoted(plan)}"),
+            *(f"hydra.sweep.dir={quoted(sweep.out.absolute() / 'cells')}", *overrides),
         ],
     )
 
 
-def _conclude(records: Sequence[Record], out: Path, sweep: Sweep | None, options: argparse.Namespace) -> int:
-    """Prints and writes the table; with unequal steps the command fails, after all is written."""
+def _conclude(records: Sequence[Record], out: Path, options: argparse.Namespace) -> str | None:
+    """Prints and writes the table; returns what is wrong where rows took different numbers of steps."""
     from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, made_with, unequal_steps
     from solo_gps.report.summary import aligned
     from solo_gps.runtime.files import write_text
 
-    table = lines(records, None if sweep is None else sweep.keys.baseline)
+    table = lines(records)
     print("\n".join(aligned(cells(table))))
     write_text(out / TABLE, as_markdown(table))
     write_text(out / CELLS, as_csv(records))
@@ -217,7 +228,4 @@ def _conclude(records: Sequence[Record], out: Path, sweep: Sweep | None, options
         page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
         print(f"page:  {printable(page.absolute())}")
     print(f"made with {'; '.join(made_with(records))}")
-    wrong = unequal_steps(table) if sweep is None or sweep.keys.equal_steps else None
-    if wrong is not None:
-        raise DataError(wrong)
-    return 0
+    return unequal_steps(table)

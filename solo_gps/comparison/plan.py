@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from solo_gps.comparison.sweep import CHECKPOINT, Cell, Sweep
-from solo_gps.errors import DataError, printable
+from solo_gps.comparison.cells import CHECKPOINT, Cell
+from solo_gps.comparison.sweep import Sweep
+from solo_gps.errors import DataError, brief, printable
 from solo_gps.runtime.console import show_progress_lines
 from solo_gps.runtime.files import write_text
 
 log = logging.getLogger(__name__)
+
+FINISHED = "finished"
+"""File in a cell's folder that names the checkpoint of a training that came to its end."""
 
 
 def write_plan(sweep: Sweep, left: Sequence[Cell], file: Path) -> None:
@@ -25,13 +29,13 @@ def write_plan(sweep: Sweep, left: Sequence[Cell], file: Path) -> None:
         left: Cells to train, those that read a checkpoint after those that leave it.
         file: JSON file to write.
     """
-    batches: list[list[dict[str, Any]]] = [[]]
-    inside: set[tuple[str, int | None]] = set()
+    depth: dict[tuple[str, int | None], int] = {}
+    batches: list[list[dict[str, Any]]] = []
     for cell in left:
-        if any((row, cell.seed) in inside for row in cell.needs):
+        below = [depth[row, cell.seed] + 1 for row in cell.needs if (row, cell.seed) in depth]
+        depth[cell.row, cell.seed] = max(below, default=0)
+        if depth[cell.row, cell.seed] == len(batches):
             batches.append([])
-            inside = set()
-        inside.add((cell.row, cell.seed))
         every = sweep.judge.every
         words = [
             *cell.overrides,
@@ -42,14 +46,14 @@ def write_plan(sweep: Sweep, left: Sequence[Cell], file: Path) -> None:
             f"hydra.sweep.subdir={cell.name}",
         ]
         needs = {row: str(sweep.folder(sweep.cell(row, cell.seed)).absolute()) for row in cell.needs}
-        batches[-1].append({"row": cell.row, "seed": cell.seed, "words": words, "needs": needs})
+        batches[depth[cell.row, cell.seed]].append({"row": cell.row, "seed": cell.seed, "words": words, "needs": needs})
     write_text(file, json.dumps({"batches": batches}, indent=1) + "\n")
 
 
 def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:
     """Launches the batches of a plan by one of Hydra's launchers.
 
-    A cell that fails leaves no record, and a line; the others go on.
+    A cell that fails leaves no record, and a line; the others go on, but for those that read its checkpoint.
 
     Args:
         plan: File that :func:`write_plan` wrote.
@@ -73,7 +77,12 @@ def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:
                 log.error("%s, seed %s: not trained: %s", cell["row"], cell["seed"], error)
         if not jobs:
             continue
-        returned = launcher.launch(jobs, initial_job_idx=len(done))
+        try:
+            returned = launcher.launch(jobs, initial_job_idx=len(done))
+        except Exception as error:  # noqa: BLE001 - of the launcher, or of Hydra: the next batch may do, and each cell is named
+            show_progress_lines()
+            log.error("not trained: %s: %s", "; ".join(f"{cell['row']}, seed {cell['seed']}" for cell in cells), brief(error))
+            continue
         show_progress_lines()  # a job's own logging may have silenced ours
         for cell, job in zip(cells, returned, strict=True):
             if job.status != JobStatus.COMPLETED:
@@ -82,29 +91,37 @@ def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:
     return done
 
 
-def with_checkpoints(words: Sequence[str], needs: dict[str, str]) -> list[str]:
-    """Returns overrides in which ``{checkpoint of ROW}`` is the path of that row's last checkpoint.
+def with_checkpoints(words: Sequence[str], needs: Mapping[str, str]) -> list[str]:
+    """Returns overrides in which ``{checkpoint of ROW}`` is the path of that row's checkpoint.
 
     Args:
         words: Overrides.
         needs: Row to the folder of its cell of the same seed.
 
     Raises:
-        DataError: There is no checkpoint.
+        DataError: The row was not trained to its end.
     """
-    return [CHECKPOINT.sub(lambda match: quoted(last_checkpoint(Path(needs[match[1]]))), word) for word in words]
+    return [CHECKPOINT.sub(lambda match: quoted(finished_checkpoint(Path(needs[match[1]]))), word) for word in words]
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint below a cell's folder.
+def mark_finished(folder: Path, checkpoint: Path) -> None:
+    """Says that a cell was trained to its end, for those that read its checkpoint."""
+    write_text(folder / FINISHED, f"{checkpoint.absolute().relative_to(folder.absolute())}\n")
+
+
+def finished_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a cell that was trained to its end.
 
     Raises:
-        DataError: There is none.
+        DataError: It was not, or the checkpoint is gone.
     """
-    found = sorted(folder.glob("**/*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
-    if not found:
-        raise DataError(f"{printable(folder)}: no checkpoint here.")
-    return found[-1]
+    try:
+        checkpoint = folder / (folder / FINISHED).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise DataError(f"{printable(folder)}: no checkpoint of a training that came to its end.") from error
+    if not checkpoint.is_file():
+        raise DataError(f"{printable(checkpoint)}: the checkpoint is gone.")
+    return checkpoint
 
 
 def quoted(path: object) -> str:

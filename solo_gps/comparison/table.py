@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from solo_gps.comparison.records import Record
-from solo_gps.comparison.sweep import AND
 from solo_gps.evaluation.scores import SHARES
 
-VERSIONS = {"solo_gps": "solo-gps", "solo_learn": "solo-learn", "torch": "torch", "gpu": "GPU"}
+VERSIONS = {"solo_gps": "solo-gps", "solo_learn": "solo-learn", "torch": "torch", "gpu": "GPU", "processes": "processes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +51,12 @@ class Line:
         return [value for receipt in receipts if (value := receipt.get("purity_of_positives_used")) is not None]
 
 
-def lines(records: Sequence[Record], baseline: Mapping[str, str] | None = None) -> list[Line]:
-    """Rows from records, which come in the order of the table.
-
-    Args:
-        records: Of finished cells.
-        baseline: Axes and values that make a row its own baseline.
-    """
+def lines(records: Sequence[Record]) -> list[Line]:
+    """Rows from records, which come in the order of the table."""
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(record.row, []).append(record)
-    made = []
-    for row, some in rows.items():
-        values = some[0].values
-        other = AND.join({**values, **(baseline or {})}.values()) if values and baseline else row
-        made.append(Line(row=row, records=some, baseline=rows.get(other, ()) if other != row else ()))
-    return made
+    return [Line(row=row, records=some, baseline=rows.get(some[0].baseline or "", ())) for row, some in rows.items()]
 
 
 def is_share(figure: str) -> bool:
@@ -108,12 +97,12 @@ def made_with(records: Sequence[Record]) -> list[str]:
 def cells(table: Sequence[Line], figures: Sequence[str] = ()) -> list[list[str]]:
     """Head and rows of the table as text; with the figures named, or with all."""
     figures = figures or figures_of(table)
-    gains = [figures[0]] if figures and any(line.baseline for line in table) else []
+    gains = [figures[0]] if figures and any(line.gains(figures[0]) for line in table) else []
     head = ["", "n", "steps", "purity", *(_head(figure) for figure in figures), *(f"{_head(figure)}: gain" for figure in gains)]
     rows = []
     for line in table:
         shown = [_spread(line.of(figure), figure) for figure in figures]
-        gained = [_spread(line.gains(figure), figure, sign="+") for figure in gains]
+        gained = [_gain(line, figure) for figure in gains]
         steps = "-" if not line.steps else ", ".join(f"{steps:,}" for steps in sorted(line.steps))
         rows.append([line.row, str(len(line.records)), steps, _spread(line.purity, "knn"), *shown, *gained])
     return [head, *rows]
@@ -123,7 +112,9 @@ def as_markdown(table: Sequence[Line], figures: Sequence[str] = ()) -> str:
     """The table for a document; with the figures named, or with all."""
     head, *rows = cells(table, figures)
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows]) + "\n"
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in [head, *rows])
+    first, *others = (f"| {' | '.join(row)} |" for row in escaped)
+    return "\n".join([first, f"| {' | '.join(rule)} |", *others]) + "\n"
 
 
 def as_csv(records: Sequence[Record]) -> str:
@@ -157,6 +148,13 @@ def points(line: Line, figure: str) -> Iterator[tuple[int, list[float]]]:
             if (value := point["figures"].get(figure)) is not None:
                 by_epoch.setdefault(int(point["epochs"]), []).append(value)
     yield from sorted(by_epoch.items())
+
+
+def _gain(line: Line, figure: str) -> str:
+    """The gain, with the number of seeds where the baseline has not all of them."""
+    gains = line.gains(figure)
+    fewer = f" (n={len(gains)})" if 0 < len(gains) < len(line.records) else ""
+    return _spread(gains, figure, sign="+") + fewer
 
 
 def _head(figure: str) -> str:

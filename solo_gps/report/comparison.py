@@ -32,7 +32,7 @@ def write_comparison(table: Sequence[Line], folder: Path, *, title: str, command
         The page.
     """
     check_can_write(folder, "folder")
-    figures = figures_of(table)
+    figure = _first_figure(table)
     records = [record for row in table for record in row.records]
     steps = sorted({steps for row in table for steps in row.steps})
     shown = list(pictures(table))
@@ -45,9 +45,9 @@ def write_comparison(table: Sequence[Line], folder: Path, *, title: str, command
         trained=sum(record.steps is not None for record in records),
         steps=" or ".join(f"{number:,}" for number in steps),
         wrong=unequal_steps(table),
-        said=list(sentences(table, figures[0])),
+        said=[] if figure is None else list(sentences(table, figure)),
         cells=cells(table),
-        figure=figures[0],
+        figure=figure or "-",
         pictures=shown,
     )
     return save(page, shown, folder)
@@ -77,11 +77,18 @@ def sentences(table: Sequence[Line], figure: str) -> Iterator[str]:
 
 def pictures(table: Sequence[Line]) -> Iterator[Picture]:
     """A picture of the first figure of every row; and one of the curves, where there are any."""
-    figure = figures_of(table)[0]
+    figure = _first_figure(table)
+    if figure is None:
+        return
     yield _rows(table, figure)
     with_curves = [row for row in table if any(True for _ in points(row, figure))]
     if with_curves:
         yield _curves(with_curves[:MOST_CURVES], len(with_curves), figure)
+
+
+def _first_figure(table: Sequence[Line]) -> str | None:
+    """The first figure that a row has; ``None`` where none applies to any."""
+    return next((figure for figure in figures_of(table) if any(row.of(figure) for row in table)), None)
 
 
 def _rows(table: Sequence[Line], figure: str) -> Picture:

@@ -142,7 +142,9 @@ def test_curves_are_judged_and_checkpoints_dropped_where_nobody_needs_them(sweep
         ({"axes": {"positives": {"GPS": ["+sampler=gps", "sampler.gps.k=0"]}}}, "GPS: sampler.gps: k=0 must be at least 1"),
         ({"axes": {"positives": {"GPS": ["+sampler=gsp"]}}}, "GPS: "),
         ({"judge": {"train": "nowhere", "test": "b"}}, "judge.train='nowhere': no such folder"),
-        ({"recipe": "mall"}, "mall.yaml: cannot be read"),
+        ({"recipe": "mall"}, "mall.yaml: no such recipe"),
+        ({"alone": {"odd": ["pixels", "imagesize=8"]}}, "odd: prior.imagesize: no such key"),
+        ({"axes": {"positives": {"plain": ["++data.train_path=/nowhere"]}}}, "plain: "),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path, keys, words):
@@ -156,11 +158,13 @@ def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path
 def test_judging_every_so_many_epochs_that_miss_the_last_is_refused(sweep, capsys, digits):
     judge = {"train": str(digits / "train"), "test": str(digits / "val"), "every": 5}
     assert main(["compare", str(sweep(judge=judge, overrides=["++max_epochs=10"]))]) == 1
-    assert "judge.every=5 with max_epochs=10: solo-learn saves after 1, 6, 11" in capsys.readouterr().err
+    assert "judge.every=5 with max_epochs=10, max_steps=2: solo-learn saves after 1, 6, 11" in capsys.readouterr().err
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("word", ["max_epochs=3", "+sampler=gps", "~sampler=gps", "precision=16"])
+@pytest.mark.parametrize(
+    "word", ["max_epochs=3", "+sampler=gps", "~sampler=gps", "precision=16", "data.train_path=x", "hydra.searchpath=[x]"]
+)
 def test_words_that_would_change_a_cell_are_refused(sweep, capsys, word):
     assert main(["compare", str(sweep()), word]) == 1
     assert "would change what the cells are" in capsys.readouterr().err
@@ -172,6 +176,32 @@ def test_two_at_once_in_one_folder_are_refused(sweep, capsys, tmp_path):
     with FileLock(tmp_path / "a b" / ".lock"):
         assert main(["compare", str(sweep())]) == 1
     assert "another solo-gps compare is at work there" in capsys.readouterr().err
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("judge", "words"), [({"k": 60}, "k=60 neighbours among 48 images"), ({"test": "train"}, "the same folder as train")]
+)
+def test_images_that_cannot_judge_are_said_before_the_first_training(sweep, capsys, digits, judge, words):
+    usual = {"train": str(digits / "train"), "test": str(digits / "val"), "metrics": ["knn"], "k": 3}
+    other = {key: str(digits / value) if key == "test" else value for key, value in judge.items()}
+    assert main(["compare", str(sweep(judge={**usual, **other}))]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_an_interrupt_ends_all_and_leaves_no_record_of_the_half_trained(sweep, tmp_path):
+    axes = {"positives": {"plain": ["++max_steps=-1", "++max_epochs=500"], "other": ["++max_steps=3", "++max_epochs=500"]}}
+    process = typed(sweep(axes=axes, alone={}, baseline={}, equal_steps=False, out=str(tmp_path / "é =1 (x)")))
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("é =1 (x)/cells/plain*/**/*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not list(tmp_path.glob("é =1 (x)/records/*.json")), err[-2000:]
+    assert not list(tmp_path.glob("é =1 (x)/cells/other*"))
 
 
 def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from solo_gps.comparison.plan import launch, quoted, with_checkpoints, write_plan
+from solo_gps.comparison.plan import launch, mark_finished, quoted, with_checkpoints, write_plan
 from solo_gps.comparison.sweep import read_sweep
 from solo_gps.errors import ConfigError, DataError
 
@@ -57,7 +57,7 @@ def test_priors_alone_come_first_and_have_a_seed_only_where_they_say_so(tmp_path
 
 
 def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_path):
-    axes = {"positives": {"later": ["prior.path={checkpoint of plain}"], "plain": [], "last": ["x={checkpoint of later}"]}}
+    axes = {"positives": {"later": ["+p={checkpoint of plain}"], "plain": [], "last": ["+x={checkpoint of later}"]}}
     sweep = read_sweep(written(tmp_path, axes=axes))
     assert told(sweep) == [(row, seed) for seed in (0, 1) for row in ("plain", "later", "last")]
     assert sweep.cells[1].needs == ("plain",)
@@ -68,6 +68,23 @@ def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_pa
     [
         ({"recipes": "x"}, "sweep.yaml.recipes: no such key; known: .* Did you mean 'recipe'"),
         ({"judge": {"train": "a"}}, "judge"),
+        ({"overrides": [{"lr": 1}]}, "overrides: wanted a list of words"),
+        ({"overrides": [3]}, "overrides: wanted a list of words"),
+        ({"overrides": ["seed=5"]}, "overrides: 'seed=5': every cell gets the seeds"),
+        ({"overrides": ["++checkpoint.frequency=5"]}, "keeps its own checkpoints"),
+        ({"overrides": ["hydra/launcher=joblib"]}, "typed behind the sweep file"),
+        ({"overrides": ["max_epochs=x=1"]}, "simclr, plain: "),
+        ({"overrides": ["nothing=1"]}, "simclr, plain: Could not override 'nothing'"),
+        ({"axes": {"steps": {"a": []}}}, "axes.steps: the table has a column of that name"),
+        (
+            {"axes": {"a": {"x, y": ["+o=1"], "x": []}, "b": {"z": [], "y, z": ["+p=1"]}}},
+            "two different rows are called 'x, y, z'",
+        ),
+        ({"axes": {"a": {"plain": [], "y": ["+o=1"]}}, "alone": {"plain": "patches"}}, "two different rows are called 'plain'"),
+        ({"axes": {"a": {"GPS": ["+o=1"], "gps": ["+o=1"]}}}, "'GPS' and 'gps' say the same"),
+        ({"axes": {"a": {"b\nc": []}}}, "a line break"),
+        ({"axes": {"a": {"b": ["+p=file:{checkpoint of b}"]}}}, "with nothing else in the value"),
+        ({"alone": {"x": ["checkpoint", "path={checkpoint of simclr, plain}"]}}, "no checkpoint of a row"),
         ({"judge": {"train": "a", "test": "b", "every": 0}}, "every=0 must be at least 1"),
         ({"axes": {}}, "axes is empty"),
         ({"axes": {"a": []}}, r"axes.a: wanted names with their overrides, got \[\]"),
@@ -80,9 +97,9 @@ def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_pa
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "each once"),
         ({"alone": {"x": []}}, "alone.x: wanted the name of a prior"),
-        ({"axes": {"a": {"b": ["p={checkpoint of c}"]}}}, "there is no row 'c' whose checkpoint"),
-        ({"axes": {"a": {"b": ["p={checkpoint of c}"], "c": ["p={checkpoint of b}"]}}}, "reads one of it"),
-        ({"config_path": "nowhere"}, "simclr_digits.yaml: cannot be read"),
+        ({"axes": {"a": {"b": ["+p={checkpoint of c}"]}}}, "there is no row 'c' whose checkpoint"),
+        ({"axes": {"a": {"b": ["+p={checkpoint of c}"], "c": ["+p={checkpoint of b}"]}}}, "reads one of it"),
+        ({"config_path": "nowhere"}, "simclr_digits.yaml: no such recipe"),
     ],
 )
 def test_what_is_wrong_is_one_error_that_says_where(tmp_path, keys, words):
@@ -91,7 +108,12 @@ def test_what_is_wrong_is_one_error_that_says_where(tmp_path, keys, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("a: [", "sweep.yaml: cannot be read as YAML .*line 1"), ("- a", "wanted a group of keys")]
+    ("text", "words"),
+    [
+        ("a: [", "sweep.yaml: cannot be read as YAML .*line 1"),
+        ("a: 1\na: 2", "duplicate key a"),
+        ("- a", "wanted a group of keys"),
+    ],
 )
 def test_what_is_no_group_of_keys(tmp_path, text, words):
     (tmp_path / "sweep.yaml").write_text(text)
@@ -118,23 +140,70 @@ def test_a_cell_keeps_its_name_while_it_is_the_same(tmp_path):
     assert len(set(after.values())) == len(after)
 
 
-@pytest.mark.parametrize("keys", [{"overrides": ["a=1"]}, {"judge": {"train": "a", "test": "b", "k": 5}}, {"recipe": "other"}])
+@pytest.mark.parametrize("keys", [{"overrides": ["+a=1"]}, {"judge": {"train": "a", "test": "b", "k": 5}}])
 def test_a_cell_that_is_another_has_another_name(tmp_path, keys):
     assert not set(names(tmp_path).values()) & set(names(tmp_path, **keys).values())
 
 
 def test_a_row_whose_prior_comes_from_another_changes_with_it(tmp_path):
     def two(words):
-        return names(tmp_path, axes={"a": {"one": words, "two": ["p={checkpoint of one}"]}})
+        return names(tmp_path, axes={"a": {"one": words, "two": ["+p={checkpoint of one}"]}})
 
-    assert two([])["two", 0] != two(["lr=1"])["two", 0]
+    assert two([])["two", 0] != two(["optimizer.lr=1"])["two", 0]
 
 
-def test_a_recipe_of_ones_own_is_part_of_its_cells(tmp_path):
-    (tmp_path / "mine.yaml").write_text("lr: 1\n")
-    before = names(tmp_path, recipe="mine", config_path=".")
-    (tmp_path / "mine.yaml").write_text("lr: 2\n")
-    assert not set(before.values()) & set(names(tmp_path, recipe="mine", config_path=".").values())
+@pytest.mark.parametrize("changed", ["mine.yaml", "crops/weak.yaml"])
+def test_a_recipe_of_ones_own_is_part_of_its_cells_with_all_that_it_is_made_of(tmp_path, changed):
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / "weak.yaml").write_text("size: 1\n")
+    (tmp_path / "mine.yaml").write_text("defaults: [_self_, {crops: weak}]\nlr: 1\n")
+    keys = {"recipe": "mine", "config_path": ".", "axes": {"a": {"plain": []}}}
+    before = names(tmp_path, **keys)
+    file = tmp_path / changed
+    file.write_text(file.read_text().replace("1", "2"))
+    assert not set(before.values()) & set(names(tmp_path, **keys).values())
+
+
+def test_where_and_how_it_is_trained_is_no_part_of_a_cell(tmp_path):
+    (tmp_path / "mine.yaml").write_text("lr: 1\ndevices: 1\nname: a\nwandb: {enabled: false}\n")
+    keys = {"recipe": "mine", "config_path": ".", "axes": {"a": {"plain": []}}}
+    before = names(tmp_path, **keys)
+    (tmp_path / "mine.yaml").write_text("lr: 1\ndevices: 2\nname: b\nwandb: {enabled: true}\n")
+    assert names(tmp_path, **keys) == before
+
+
+def test_interpolations_are_the_recipes(tmp_path):
+    sweep = read_sweep(written(tmp_path, overrides=["name=${method}"], axes={"a": {"plain": []}}))
+    assert sweep.cells[0].overrides[0] == "name=${method}"
+
+
+def test_numbers_and_truths_are_names(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(
+        "recipe: simclr_digits\nout: x\njudge: {train: a, test: b}\noverrides:\nrows: [{a: [1, no]}, {a: 2}]\n"
+        "axes: {a: {1: [], 2: [+o=1], no: [+o=2]}}\nseeds: [0]\nbaseline: {a: 1}\nalone:\n"
+    )
+    assert [(cell.row, cell.baseline) for cell in read_sweep(tmp_path / "sweep.yaml").cells] == [
+        ("1", None),
+        ("False", "1"),
+        ("2", "1"),
+    ]
+
+
+def test_a_row_that_a_block_names_twice_is_one(tmp_path):
+    sweep = read_sweep(written(tmp_path, rows=[{"method": "simclr", "positives": ["plain", "plain", "GPS"]}], seeds=[0]))
+    assert told(sweep) == [("simclr, plain", 0), ("simclr, GPS", 0)]
+
+
+def test_a_row_without_its_baseline_is_said(tmp_path, caplog):
+    sweep = read_sweep(
+        written(tmp_path, rows=[{"method": "simclr"}, {"method": "byol", "positives": "GPS"}], baseline={"positives": "plain"})
+    )
+    assert {cell.row: cell.baseline for cell in sweep.cells} == {
+        "simclr, plain": None,
+        "simclr, GPS": "simclr, plain",
+        "byol, GPS": None,
+    }
+    assert "byol, GPS has no baseline in this sweep" in caplog.text
 
 
 class Launcher:
@@ -151,15 +220,16 @@ class Launcher:
         for job in jobs:
             name = next(word for word in job if word.startswith("hydra.sweep.subdir=")).partition("=")[2]
             failed = any(part in name for part in self.fails)
+            (self.folder / "cells" / name).mkdir(parents=True)
+            (self.folder / "cells" / name / "x-ep=0.ckpt").touch()  # one that failed leaves its last, too
             if not failed:
-                (self.folder / "cells" / name).mkdir(parents=True)
-                (self.folder / "cells" / name / "x-ep=0.ckpt").touch()
+                mark_finished(self.folder / "cells" / name, self.folder / "cells" / name / "x-ep=0.ckpt")
             done.append(JobReturn(status=JobStatus.FAILED if failed else JobStatus.COMPLETED))
         return done
 
 
 def two_stages(tmp_path):
-    axes = {"a": {"one": [], "other": [], "two": ["p={checkpoint of one}"]}}
+    axes = {"a": {"one": [], "other": ["+o=1"], "two": ["+p={checkpoint of one}"]}}
     sweep = read_sweep(written(tmp_path, axes=axes, out=str(tmp_path / "a 'b'")))
     write_plan(sweep, sweep.cells, tmp_path / "plan.json")
     return sweep
@@ -169,24 +239,42 @@ def test_a_batch_reads_no_checkpoint_of_its_own(tmp_path):
     sweep = two_stages(tmp_path)
     launcher = Launcher(sweep.out)
     done = launch(str(tmp_path / "plan.json"), launcher, ["accelerator=cpu"])
-    assert [len(batch) for batch in launcher.batches] == [2, 3, 1]
+    assert [len(batch) for batch in launcher.batches] == [4, 2]
     assert len(done) == 6
     path = sweep.folder(sweep.cell("one", 0)) / "x-ep=0.ckpt"
-    assert launcher.batches[1][0][:2] == ["accelerator=cpu", f"p={quoted(path)}"]
+    assert launcher.batches[1][0][:2] == ["accelerator=cpu", f"+p={quoted(path)}"]
 
 
 def test_a_cell_whose_checkpoint_failed_is_left_out_and_the_others_go_on(tmp_path, caplog):
     sweep = two_stages(tmp_path)
     launcher = Launcher(sweep.out, fails=("one-0",))
     launch(str(tmp_path / "plan.json"), launcher, [])
-    assert [len(batch) for batch in launcher.batches] == [2, 2, 1]
+    assert [len(batch) for batch in launcher.batches] == [4, 1]
     assert "one, seed 0: failed" in caplog.text
     assert "two, seed 0: not trained" in caplog.text
 
 
-def test_the_newest_checkpoint_is_taken_and_a_missing_one_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no checkpoint here"):
-        with_checkpoints(["p={checkpoint of one}"], {"one": str(tmp_path)})
+def test_a_launcher_that_ends_takes_its_batch_alone(tmp_path, caplog):
+    sweep = two_stages(tmp_path)
+
+    class Broken(Launcher):
+        def launch(self, jobs, initial_job_idx):
+            if not self.batches:
+                self.batches.append(jobs)
+                raise OSError("no such queue")
+            return super().launch(jobs, initial_job_idx)
+
+    launch(str(tmp_path / "plan.json"), Broken(sweep.out), [])
+    assert "not trained: one, seed 0; other, seed 0; one, seed 1; other, seed 1: " in caplog.text
+    assert "no such queue" in caplog.text
+
+
+def test_a_checkpoint_of_a_training_that_did_not_end_is_none(tmp_path):
+    (tmp_path / "x-ep=0.ckpt").touch()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"no checkpoint of a training that came to its end|the checkpoint is gone"):
+            with_checkpoints(["p={checkpoint of one}"], {"one": str(tmp_path)})
+        mark_finished(tmp_path, tmp_path / "gone.ckpt")
     assert with_checkpoints(["a=1"], {}) == ["a=1"]
 
 

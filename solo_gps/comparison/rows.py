@@ -1,0 +1,186 @@
+"""From axes and blocks to cells: names that are unique, words that a cell may say, rows after those that they need."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from solo_gps.comparison.cells import AND, CHECKPOINT, SEED, Cell, SweepKeys
+from solo_gps.errors import ConfigError, did_you_mean, printable
+
+log = logging.getLogger(__name__)
+
+Axes = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+COLUMNS = ("row", "seed", "steps", "share_guided", "purity")
+"""Columns of every table, which no axis can be called."""
+NOT_IN_A_CELL = {
+    "seed": "every cell gets the seeds of `seeds`",
+    "checkpoint.": "the comparison keeps its own checkpoints",
+    "hydra": "it is typed behind the sweep file, for it is no part of what a cell is",
+}
+"""What the words of a cell cannot begin with, and why."""
+
+
+def cells_of(keys: SweepKeys, where: str) -> list[Cell]:
+    """Every cell, those that read a checkpoint after those that leave it, else in the order of the file.
+
+    Args:
+        keys: The sweep file.
+        where: Its name.
+
+    Raises:
+        ConfigError: A name, word or row is wrong, or two rows have one name.
+    """
+    axes = _axes(keys, where)
+    for axis, value in keys.baseline.items():
+        _check_value(axis, value, axes, f"{where}: baseline")
+    blocks = list(_blocks(keys, axes, where))
+    _check_names([*keys.alone, *(AND.join(row.values()) for rows in blocks for row in rows)], where)
+    trained = list(_trained(keys, axes, blocks))
+    for axis, value in keys.baseline.items():
+        for cell in trained:
+            if cell.baseline is None and cell.values[axis] != value:
+                log.warning("%s: %s has no baseline in this sweep, and no gain in the table", where, cell.row)
+    return [*_alone(keys, where), *_in_order(trained, where)]
+
+
+def words_of(value: Any, where: str) -> tuple[str, ...]:
+    """Words as typed on the command line; one alone may stand without a list."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{where}: wanted a list of words as typed on the command line, got {value!r}. Quote each of them.")
+    return tuple(words)
+
+
+def _axes(keys: SweepKeys, where: str) -> Axes:
+    if not keys.axes:
+        raise ConfigError(
+            f"{where}: axes is empty: wanted one or more, for example positives: {{plain: [], GPS: [+sampler=gps]}}."
+        )
+    axes = {}
+    for axis, values in keys.axes.items():
+        if axis in COLUMNS:
+            raise ConfigError(f"{where}: axes.{axis}: the table has a column of that name. Call the axis something else.")
+        if not isinstance(values, Mapping) or not values:
+            raise ConfigError(f"{where}: axes.{axis}: wanted names with their overrides, got {values!r}.")
+        axes[axis] = {str(name): words_of(words, f"{where}: axes.{axis}.{name}") for name, words in values.items()}
+        if len(axes[axis]) < len(values):
+            raise ConfigError(f"{where}: axes.{axis}: two values have one name. Rename one.")
+        for name, words in axes[axis].items():
+            _check_words(words, f"{where}: axes.{axis}.{name}")
+    _check_words(keys.overrides, f"{where}: overrides")
+    return axes
+
+
+def _check_words(words: Sequence[str], where: str) -> None:
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        for start, why in NOT_IN_A_CELL.items():
+            if key == start or (start != "seed" and key.startswith(start)):
+                raise ConfigError(f"{where}: {word!r}: {why}. Leave it out.")
+        if CHECKPOINT.search(word) and not CHECKPOINT.fullmatch(value):
+            raise ConfigError(f"{where}: {word!r}: wanted KEY={{checkpoint of ROW}}, with nothing else in the value.")
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if any(ord(sign) < 32 for sign in name):
+            raise ConfigError(f"{where}: {name!r}: a name with a line break or a control character. Rename it.")
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two different rows are called {printable(name)!r}. Rename a value, or the prior alone.")
+
+
+def _blocks(keys: SweepKeys, axes: Axes, where: str) -> Iterator[list[dict[str, str]]]:
+    """The rows of each block that no earlier one has."""
+    seen: list[dict[str, str]] = []
+    for place, block in enumerate(keys.rows or [{}]):
+        before = len(seen)
+        for row in _combinations(block, axes, f"{where}: rows[{place}]"):
+            if row not in seen:
+                seen.append(row)
+        yield seen[before:]
+
+
+def _combinations(block: Any, axes: Axes, where: str) -> Iterator[dict[str, str]]:
+    if not isinstance(block, Mapping):
+        raise ConfigError(f"{where}: wanted a value, or a list, of axes, for example {{method: simclr}}; got {block!r}.")
+    wanted = []
+    for axis in block:
+        if axis not in axes:
+            raise ConfigError(f"{where}.{axis}: no such axis; there are {', '.join(axes)}.{did_you_mean(str(axis), list(axes))}")
+    for axis, values in axes.items():
+        chosen = block.get(axis, list(values))
+        chosen = chosen if isinstance(chosen, Sequence) and not isinstance(chosen, str) else [chosen]
+        if not chosen:
+            raise ConfigError(f"{where}.{axis}: wanted one of {', '.join(values)}, or a list of them; got {chosen!r}.")
+        for value in chosen:
+            _check_value(axis, str(value), axes, where)
+        wanted.append([str(value) for value in chosen])
+    yield from (dict(zip(axes, values, strict=True)) for values in itertools.product(*wanted))
+
+
+def _check_value(axis: str, value: str, axes: Axes, where: str) -> None:
+    if axis not in axes:
+        raise ConfigError(f"{where}.{axis}: no such axis; there are {', '.join(axes)}.{did_you_mean(axis, list(axes))}")
+    if value not in axes[axis]:
+        known = list(axes[axis])
+        raise ConfigError(f"{where}.{axis}: {value!r} is none of {', '.join(known)}.{did_you_mean(value, known)}")
+
+
+def _alone(keys: SweepKeys, where: str) -> Iterator[Cell]:
+    for place, (name, value) in enumerate(keys.alone.items()):
+        words = words_of(value, f"{where}: alone.{name}")
+        if not words or any(CHECKPOINT.search(word) for word in words):
+            raise ConfigError(f"{where}: alone.{name}: wanted the name of a prior and its keys, no checkpoint of a row.")
+        for seed in keys.seeds if any(SEED in word for word in words) else [None]:
+            yield Cell(row=name, place=place, values={}, seed=seed, overrides=tuple(_seeded(words, seed)))
+
+
+def _trained(keys: SweepKeys, axes: Axes, blocks: Sequence[Sequence[Mapping[str, str]]]) -> Iterator[Cell]:
+    """Block by block, and within a block seed by seed, so that its rows can be compared early."""
+    names = {AND.join(row.values()) for rows in blocks for row in rows}
+    place = len(keys.alone)
+    for rows in blocks:
+        for seed in keys.seeds:
+            for offset, row in enumerate(rows):
+                name, other = AND.join(row.values()), AND.join({**row, **keys.baseline}.values())
+                words = [*keys.overrides, *(word for axis, value in row.items() for word in axes[axis][value])]
+                yield Cell(
+                    row=name,
+                    place=place + offset,
+                    values=row,
+                    seed=seed,
+                    overrides=tuple(_seeded([*words, f"++seed={SEED}"], seed)),
+                    needs=tuple(dict.fromkeys(match for word in words for match in CHECKPOINT.findall(word))),
+                    baseline=other if other in names and other != name else None,
+                )
+        place += len(rows)
+
+
+def _seeded(words: Sequence[str], seed: int | None) -> Iterator[str]:
+    return (word.replace(SEED, str(seed)) for word in words)
+
+
+def _in_order(trained: list[Cell], where: str) -> list[Cell]:
+    rows = {cell.row for cell in trained}
+    for cell in trained:
+        for row in cell.needs:
+            if row not in rows:
+                raise ConfigError(
+                    f"{where}: {cell.row}: there is no row {row!r} whose checkpoint it could read."
+                    f"{did_you_mean(row, sorted(rows))}"
+                )
+    done: set[tuple[str, int | None]] = set()
+    ordered, left = [], trained
+    while left:
+        # The first that can go, so that the order of the file is kept as far as it can be.
+        first = next((cell for cell in left if all((row, cell.seed) in done for row in cell.needs)), None)
+        if first is None:
+            raise ConfigError(f"{where}: {left[0].row} reads a checkpoint of {left[0].needs[0]}, which reads one of it.")
+        ordered.append(first)
+        done.add((first.row, first.seed))
+        left = [cell for cell in left if cell is not first]
+    return ordered
