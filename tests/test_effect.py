@@ -9,6 +9,8 @@ import pytest
 
 from solo_gps.comparison.records import read_records
 from solo_gps.comparison.sweep import read_sweep
+from solo_gps.comparison.table import lines
+from solo_gps.evaluation.advice import LITTLE, knowledge
 
 ROOT = Path(__file__).parents[1]
 EFFECT = ROOT / "benchmarks" / "effect"
@@ -30,3 +32,13 @@ def test_every_record_is_of_a_cell_that_the_sweep_still_asks_for(folder, sweep):
         cell = cells[file.stem]
         (record,) = [one for one in read_records(records) if (one.row, one.seed) == (cell.row, cell.seed)]
         assert record.key == cell.key, file
+
+
+def test_positives_of_which_inspect_says_little_do_not_gain_and_the_others_do():
+    """Weak views alone: beside strong ones, twelve epochs tell nothing yet."""
+    table = lines(read_records(ROOT / "docs" / "results" / "effect"))
+    guided = [line for line in table if line.row.startswith("simclr, weak, GPS") and line.baseline and line.purity]
+    known = {line.row: knowledge(sum(line.purity) / len(line.purity), chance=0.1) for line in guided}
+    gain = {line.row: sum(gains) / len(gains) for line in guided if (gains := line.gains("knn_weighted"))}
+    assert len(gain) >= 5
+    assert {row for row in gain if gain[row] > 0} == {row for row in gain if known[row] >= LITTLE}

@@ -28,6 +28,8 @@ def renewed(text: str) -> str:
     for folder, sweep in SWEEPS.items():
         before, mark, rest = text.partition(f"<!-- {folder} -->\n")
         _, end, after = rest.partition(f"<!-- end of {folder} -->")
+        if not end:
+            raise SystemExit(f"{PAGE}: wanted the marks <!-- {folder} --> and <!-- end of {folder} -->")
         text = f"{before}{mark}\n{table_of(folder, sweep)}\n{end}{after}"
     return text
 
