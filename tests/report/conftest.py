@@ -9,6 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import solo_gps
+from solo_gps.comparison.records import Record
+from solo_gps.comparison.table import lines
 
 IMAGES = 90
 
@@ -37,3 +39,33 @@ def unlabelled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOLO_GPS_CACHE", str(tmp_path_factory.mktemp("cache")))
         return solo_gps.inspect(digits_pixels(60), "pixels")
+
+
+@pytest.fixture(scope="session")
+def compared():
+    """The table of a comparison: a prior alone, two seeds of a plain row, of one that gains and of one that does in one seed."""
+    shares = {
+        "<script>alert(1)</script>": [0.5],
+        'plain & "weak"': [0.30, 0.40],
+        "GPS 'k=3'": [0.35, 0.43],
+        "$x$ <b>": [0.31, 0.39],
+    }
+    records = []
+    for place, (row, values) in enumerate(shares.items()):
+        for seed, value in enumerate(values):
+            curve = [{"epochs": after, "figures": {"knn_weighted": value * after / 11}} for after in (1, 11)]
+            records.append(
+                Record(
+                    row=row,
+                    place=place,
+                    values={"positives": row} if place else {},
+                    seed=seed if place else None,
+                    key=f"{row}{seed}",
+                    overrides=["+sampler=gps", "a='b'"],
+                    steps=468 if place else None,
+                    figures={"knn_weighted": value, "rank_me": None},
+                    curve=curve if place else [],
+                    baseline='plain & "weak"' if place > 1 else None,
+                )
+            )
+    return lines(records)

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from solo_gps.report.comparison import write_comparison
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -21,9 +23,13 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def files(labelled, unlabelled, tmp_path_factory):
+def files(labelled, unlabelled, compared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    return {"labelled": labelled.save(folder / "labelled"), "unlabelled": unlabelled.save(folder / "unlabelled")}
+    return {
+        "labelled": labelled.save(folder / "labelled"),
+        "unlabelled": unlabelled.save(folder / "unlabelled"),
+        "comparison": write_comparison(compared, folder / "comparison", title="Comparison", command="solo-gps compare x"),
+    }
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def opened(chromium, files):
     assert sum(url.startswith("file:") for url in asked) == len(views)
 
 
-@pytest.mark.parametrize("which", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("which", ["labelled", "unlabelled", "comparison"])
 @pytest.mark.parametrize("width", [320, 390, 1440])
 def test_nothing_is_wider_than_the_window(opened, which, width):
     view = opened(which, width)
@@ -57,11 +63,12 @@ def test_nothing_is_wider_than_the_window(opened, which, width):
     assert view.evaluate(broken) == 0  # one that waits to be scrolled to is not printed either
 
 
+@pytest.mark.parametrize("which", ["labelled", "comparison"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_axe_finds_nothing(opened, width, scheme):
+def test_axe_finds_nothing(opened, which, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(opened(width=width, scheme=scheme)).response["violations"]
+    found = axe.run(opened(which, width=width, scheme=scheme)).response["violations"]
     assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
 
 
