@@ -6,6 +6,8 @@ Says nothing of numbers, races, speed or gradients.
     with emulated(4) as gpus:
         find(embeddings, {"device": "cuda:2"}, k=3)
     assert gpus.touched == {2}
+
+``gpus.waits`` names what would have had the CPU wait for a GPU: a tensor brought back, a number asked for, a copy that blocks.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-GPUS = SimpleNamespace(current=0, touched=set())
+GPUS = SimpleNamespace(current=0, touched=set(), waits=[])
 QUESTIONS = {"size", "stride", "dim", "numel", "storage_offset", "is_floating_point", "is_contiguous", "__len__", "__hash__"} | {
     *("ndimension", "element_size", "is_complex", "__repr__", "__format__", "shape", "dtype", "ndim"),
 }
 """What is asked of a tensor itself, not of its numbers."""
+ASK = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero"}
+"""What a GPU has to be done for."""
 
 
 def device_of(word: Any) -> torch.device:
@@ -128,6 +132,8 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in QUESTIONS:
             return func(*map(bare, args), **kwargs)
+        if name in ASK:
+            GPUS.waits.append(name)
         return HERE[func](*args, **kwargs) if func in HERE else computed(func, args, kwargs)
 
 
@@ -168,11 +174,15 @@ def _moved(tensor: torch.Tensor, *rest: Any, **kwargs: Any) -> torch.Tensor:
     target = tensor.device if device is None else device_of(device)
     if tensor.device == target and dtype in (None, tensor.dtype):
         return tensor
+    if tensor.device != target and not kwargs.get("non_blocking"):
+        GPUS.waits.append(f"{tensor.device} to {target}")
     moved = bare(tensor).detach().clone().to(dtype or tensor.dtype)
     return moved if target.type == "cpu" else OnGpu(moved, target)
 
 
 def _on_the_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, OnGpu):
+        GPUS.waits.append("cpu()")
     return bare(tensor).clone() if isinstance(tensor, OnGpu) else tensor
 
 
@@ -228,7 +238,7 @@ def emulated(count: int, *, capability: tuple[int, int] = (9, 0)) -> Iterator[Si
         count: Number of GPUs.
         capability: Of each.
     """
-    GPUS.current, GPUS.touched = 0, set()
+    GPUS.current, GPUS.touched, GPUS.waits = 0, set(), []
     places = {
         "is_available": lambda: True,
         "device_count": lambda: count,

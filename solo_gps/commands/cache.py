@@ -59,6 +59,7 @@ def _build(options: argparse.Namespace) -> int:
     from solo_gps.neighbours import find
     from solo_gps.neighbours.config import check_neighbours
     from solo_gps.runtime.console import show_progress_lines
+    from solo_gps.runtime.ranks import torchrun_ranks
 
     show_progress_lines()
     prior = prior_node(options.prior, options.cache_dir)
@@ -66,9 +67,10 @@ def _build(options: argparse.Namespace) -> int:
     images = training_images(options, decoding(options), fraction=options.fraction)
     if options.k is not None:
         check_neighbours(len(images), options.k)
-    embeddings = embed(images, prior, together=True)
-    if options.k is not None:
-        find(embeddings, None, k=options.k)
+    with torchrun_ranks():  # the search shares its queries among them too
+        embeddings = embed(images, prior, together=True)
+        if options.k is not None:
+            find(embeddings, None, k=options.k)
     print(embeddings.folder)
     return 0
 

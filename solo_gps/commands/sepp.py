@@ -54,12 +54,15 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _sweep(options: argparse.Namespace) -> int:
     from solo_gps.runtime.console import show_progress_lines
+    from solo_gps.runtime.devices import borrowed, pick_device
     from solo_gps.samplers.sepp.sweep import plot_sweep, sweep_table
 
     show_progress_lines()
     _check(options)
     images = training_images(options, decoding(options))
-    sweep, picture = _measure(options, images)
+    device = pick_device("auto")
+    with borrowed(device):
+        sweep, picture = _measure(options, images, device)
     table = sweep_table(sweep)
     print(table)
     print(
@@ -88,12 +91,11 @@ def _check(options: argparse.Namespace) -> None:
             raise ConfigError("the plot needs matplotlib: pip install 'solo-gps[report]', or leave it out by --no-plot.")
 
 
-def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path | None]:
+def _measure(options: argparse.Namespace, images: ImageSet, device: str) -> tuple[Sweep, Path | None]:
     """The sweep, and the picture of near-duplicates where there are any."""
     from solo_gps.config import parse
     from solo_gps.embeddings import embed, resolve_prior
     from solo_gps.evaluation.gallery import draw_exhibits
-    from solo_gps.runtime.devices import pick_device
     from solo_gps.runtime.progress import Progress
     from solo_gps.samplers.sepp.config import SeppConfig
     from solo_gps.samplers.sepp.cosines import UnitRows, find_cosine_pairs, sample_cosines
@@ -106,7 +108,7 @@ def _measure(options: argparse.Namespace, images: ImageSet) -> tuple[Sweep, Path
     prior = prior_node(options.prior)
     resolve_prior(prior, images)
     array = embed(images, prior).array[drawn]
-    rows = UnitRows(array, device=pick_device("auto"))
+    rows = UnitRows(array, device=device)
     labels = None if images.labels is None else images.labels[drawn]
     values = VALUES if options.values is None else options.values
     quantiles = QUANTILES if options.quantiles is None else options.quantiles

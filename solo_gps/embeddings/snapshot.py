@@ -28,7 +28,7 @@ from solo_gps.runtime.ranks import Ranks, training_ranks
 
 
 @contextmanager
-def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True) -> Iterator[Embeddings]:
+def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True, together: bool = True) -> Iterator[Embeddings]:
     """Embeds the images as the encoder is now; the embeddings are gone when the context ends.
 
     When torch.distributed is initialised, every rank must enter: each embeds its share, and the ranks of one machine read one
@@ -39,6 +39,7 @@ def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True) -> It
         images: N raw images, the same and in the same order in every rank.
         encoder: A loaded encoder, the same in every rank.
         progress: Whether to show a progress bar.
+        together: Whether the ranks share the work; else each embeds all images by itself.
 
     Yields:
         (N, D) float32 embeddings, read-only, the same in every rank.
@@ -50,7 +51,7 @@ def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True) -> It
     """
     assert encoder.device is not None, "load comes first"
     with preserved_generators(encoder.device):
-        array = _embedded(images, encoder, training_ranks(), progress)
+        array = _embedded(images, encoder, training_ranks(together), progress)
     yield Embeddings(array=array, fingerprint="", folder=None, space=encoder.config.space)
 
 

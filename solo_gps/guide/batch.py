@@ -27,7 +27,10 @@ def shown_crops(
     Returns:
         (B,) int64 anchors, on the batch's device; and what each crop shows.
     """
-    anchors, *positives = (torch.from_numpy(indices).long() for indices in dataset.rows(rows.numpy()))
-    classes = [targets, *(targets if labels is None else torch.from_numpy(labels)[one].to(targets) for one in positives)]
-    images = [one.to(targets.device) for one in (anchors, *positives)]
+    shown = dataset.rows(rows.numpy())
+    known = [] if labels is None else [labels[one] for one in shown[1:]]
+    # In one piece, and without a wait: a GPU is still at work on the step before.
+    there = torch.from_numpy(np.stack([*shown, *known]).astype(np.int64)).to(targets.device, non_blocking=True)
+    images = there[: len(shown)].unbind()
+    classes = [targets, *(there[len(shown) :].to(targets.dtype).unbind() if known else [targets] * (len(shown) - 1))]
     return images[0], ShownCrops(images=tuple(images[which] for which in crops), targets=tuple(classes[which] for which in crops))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from solo_gps.hosts.dali import INSTEAD, check_dali, check_dali_runs
 from solo_gps.hosts.data_folder import check_can_read, check_data_folder, check_validation_folder, reads_by_dali
 from solo_gps.hosts.decode import ImagesConfig
 from solo_gps.hosts.detect import Host, method_names
+from solo_gps.hosts.devices import device_count
 from solo_gps.hosts.keys import check_host_keys
 from solo_gps.methods import NOT_METHODS
 from solo_gps.neighbours.choose import parse_search, resolve_search
@@ -198,6 +200,14 @@ def _check_strategy(recipe: DictConfig) -> None:
             f"strategy={strategy!r} trains in copies of this process, where what solo-gps counts and switches off is lost. Use "
             "strategy=ddp."
         )
+    devices = node_of(recipe, "devices")
+    if hasattr(sys, "ps1") and strategy in ("None", "auto") and devices not in (None, 1, "1"):
+        count = device_count(devices, node_of(recipe, "accelerator"))
+        if count > 1:
+            raise ConfigError(
+                f"strategy={strategy} with {count} devices in a notebook or at a prompt: Lightning would fork this process, and "
+                "what solo-gps counts and switches off is lost there. Train by a script, or use devices=1."
+            )
 
 
 def check_unchanged(recipe: DictConfig, asked: Asked, method: str) -> None:

@@ -65,6 +65,7 @@ class _Guided:
             self._run.pairing.attach(self)  # type: ignore[arg-type]
         self.shown_crops = None
         self._described = False
+        self._items_here: torch.Tensor | None = None
         self._crops_seen = {"online": 0, "momentum": 0}
         if getattr(self, "knn_eval", False):
             self.knn.register_forward_pre_hook(self._label_knn_bank, with_kwargs=True)  # type: ignore[attr-defined]
@@ -82,13 +83,20 @@ class _Guided:
         with our_part("saving what a resumed run needs"):
             checkpoint[KEY] = self._run.fit.state()
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
+        # Asked for again on a GPU, they would have to wait for the step before.
+        self._items_here = batch[0] if isinstance(batch, (list, tuple)) and len(batch) == 3 else None
+        return batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
         if not self.training or len(batch) != 3:  # type: ignore[attr-defined]
             return batch
         items, crops, targets = batch
         with our_part("telling which image each crop shows"):
-            indices, self.shown_crops = self._run.describe(items, targets, num_crops=len(crops))
+            here, self._items_here = items if self._items_here is None else self._items_here, None
+            indices, self.shown_crops = self._run.describe(items, here.cpu(), targets, num_crops=len(crops))
         self._described = True
         return [indices, crops, targets]
 

@@ -73,9 +73,10 @@ class Refresh:
         """
         if self._method is None or self._method() is None:
             return  # the loader was made before the method
-        with self.embeddings(_FirstImage(images), pipeline, rehearsal=True) as embeddings:
-            dimensions = embeddings.array.shape[1]
-        check_room(self._cache_dir, len(images), dimensions)
+        with training_ranks().failing_together():
+            with self.embeddings(_FirstImage(images), pipeline, rehearsal=True) as embeddings:
+                dimensions = embeddings.array.shape[1]
+            check_room(self._cache_dir, len(images), dimensions)
 
     @contextmanager
     def embeddings(self, images: ImageSet, pipeline: Any, *, rehearsal: bool = False) -> Iterator[Embeddings]:
@@ -84,7 +85,8 @@ class Refresh:
         Args:
             images: N raw images.
             pipeline: The host's transform of the first crop: its normalisation is used.
-            rehearsal: Without a progress bar, and in fp32, since the network has not been moved to its device yet.
+            rehearsal: Without a progress bar, in fp32 and by each rank for itself, since the network has not been moved to its
+                device yet: NCCL exchanges nothing that lies on the CPU.
         """
         method = self._method() if self._method is not None else None
         if method is None:
@@ -93,7 +95,11 @@ class Refresh:
         if self.config.of == "projections":
             modules.append(method.projector)
         encoder = self._encoder(modules, pipeline, precision="fp32" if rehearsal else self.config.precision)
-        with _as_in_evaluation(modules), snapshot(images, encoder, progress=not rehearsal) as embeddings:
+        together = not rehearsal
+        with (
+            _as_in_evaluation(modules, together),
+            snapshot(images, encoder, progress=together, together=together) as embeddings,
+        ):
             yield embeddings
 
     def _encoder(self, modules: Sequence[torch.nn.Module], pipeline: Any, *, precision: str) -> LiveNetwork:
@@ -169,11 +175,11 @@ def normalisation(pipeline: Any) -> tuple[Sequence[float], Sequence[float]]:
 
 
 @contextmanager
-def _as_in_evaluation(modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+def _as_in_evaluation(modules: Sequence[torch.nn.Module], together: bool) -> Iterator[None]:
     """Evaluation mode, with rank 0's buffers in every rank: running statistics differ between ranks, the table must not."""
     parts = [part for module in modules for part in module.modules()]
     modes = [part.training for part in parts]
-    buffers = [buffer for module in modules for buffer in module.buffers()] if training_ranks().world > 1 else []
+    buffers = [buffer for module in modules for buffer in module.buffers()] if training_ranks(together).world > 1 else []
     own = [buffer.clone() for buffer in buffers]
     try:
         for part in parts:

@@ -259,11 +259,14 @@ class GuidedRun:
         self.pairing.attach(method)
         method.save_hyperparameters({KEY: self.record})
 
-    def describe(self, items: torch.Tensor, targets: torch.Tensor, *, num_crops: int) -> tuple[torch.Tensor, ShownCrops]:
+    def describe(
+        self, items: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, *, num_crops: int
+    ) -> tuple[torch.Tensor, ShownCrops]:
         """Turns the items of a batch into image indices, and says whose image and class each crop shows.
 
         Args:
             items: (B,) int64 items of the guided set; image indices when no sampler guides it.
+            rows: The same, on the CPU.
             targets: (B,) int64 classes of the anchors.
             num_crops: Number of crops of the batch.
 
@@ -275,7 +278,7 @@ class GuidedRun:
             self.receipt.counts["items"] += len(items)
             return items, ShownCrops(images=(items,) * num_crops, targets=(targets,) * num_crops)
         self.fit.check_batch()
-        rows, labels = items.cpu(), self.pairing.labels  # once: on a GPU it waits for the step before
+        labels = self.pairing.labels
         self.receipt.add(*self.dataset.rows(rows.numpy()), labels=labels)
         self.receipt.counts["skipped"] += self.dataset.skipped(rows.numpy())
         anchors, shown = shown_crops(self.dataset, labels, rows, targets, self.dataset.from_positive[:num_crops])

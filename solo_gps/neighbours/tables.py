@@ -94,17 +94,20 @@ def _checked(folder: Path, build: Build) -> Build:
 
 def _with_ranks(folder: Path, request: Request, build: Build) -> NeighbourTable:
     manifest, ranks = folder / f"{request.name()}.json", training_ranks()
-    if not ranks.share(manifest.exists()):
+    if not all(ranks.gather(manifest.exists())):
         table, facts = build()
-        error = None
-        if ranks.first:
+        with ranks.failing_together():
+            # Nodes that share no disk have a folder each; of ranks with one folder, the first writes.
             try:
                 with locked(manifest, WAITING):
-                    save(folder, request, table, facts)
+                    if not manifest.exists():
+                        save(folder, request, table, facts)
             except OSError as problem:
-                error = CacheError(f"{folder}: cannot write the neighbour table ({problem}). Make the folder writable.")
-        ranks.all_agree(error)
-    return load(folder, request)
+                raise CacheError(
+                    f"{folder}: cannot write the neighbour table ({problem}). Make the folder writable."
+                ) from problem
+    with ranks.failing_together():
+        return load(folder, request)
 
 
 def save(folder: Path, request: Request, table: NeighbourTable, facts: dict[str, object]) -> None:

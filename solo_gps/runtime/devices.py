@@ -78,6 +78,19 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
+def borrowed(device: torch.device | str) -> Iterator[None]:
+    """As :func:`current`; what was computed with in the block is given back to the GPU after it."""
+    import torch
+
+    try:
+        with current(device):
+            yield
+    finally:
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
 def current(device: torch.device | str) -> Iterator[None]:
     """Within the block, what asks CUDA for no device by number is on this one; nothing where it is the CPU."""
     import torch

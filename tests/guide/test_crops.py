@@ -90,7 +90,7 @@ def test_several_positives_take_their_turns(method, large, show, keys, recipe):
             images = [dataset.anchors[item], *(one[item] for one in positives)]
             assert [shown(crop, dataset.images)[0] for crop in dataset[item][1]] == [int(images[one]) for one in which]
         items, _, targets = next(iter(loader))
-        anchors, seen = on.describe(items, targets, num_crops=crops)
+        anchors, seen = on.describe(items, items, targets, num_crops=crops)
         of_batch = [anchors, *(torch.from_numpy(one[items.numpy()]) for one in positives)]
         assert [images.tolist() for images in seen.images] == [of_batch[one].tolist() for one in which]
         assert [classes.tolist() for classes in seen.targets] == [labels[of_batch[one].numpy()].tolist() for one in which]

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 from config_keys import composed
+from image_sets import ArrayImages, digits_pixels
 from nearest_by_hand import MEAN, STD, assert_agree, nearest_by_hand
 from omegaconf import OmegaConf
 from processes import torchrun
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose
 from torchvision.transforms import functional as F
 
 import solo_gps
 from solo_gps.commands.pretrain import pretrain
 from solo_gps.errors import CacheError, ConfigError, DataError
 from solo_gps.hosts.detect import detect_host
+from solo_gps.runtime.ranks import Ranks
 
 pytestmark = pytest.mark.host
 HOST = detect_host()
@@ -296,6 +299,39 @@ def test_workers_that_stay_see_the_refreshed_pairs(recipe, digits):
                 for parameter in getattr(model, HOST.backbone_name).parameters():
                     parameter.add_(0.3 * torch.randn_like(parameter))
     assert all(not torch.equal(one, other) for one, other in itertools.pairwise(tables))
+
+
+class OverNccl(Ranks):
+    """Two ranks whose exchanges refuse tensors of the CPU, as NCCL does."""
+
+    def gather(self, value):
+        return [value] * self.world
+
+    def gather_rows(self, rows):
+        raise RuntimeError("No backend type associated with device type cpu")
+
+
+def test_a_rehearsal_exchanges_no_tensor_of_the_cpu(recipe, monkeypatch):
+    """A program that has initialised NCCL itself builds its network on the CPU; each rank rehearses for itself."""
+
+    def ranks(distributed=True):
+        return OverNccl(0, 2) if distributed else Ranks()
+
+    def broadcast(*args, **kwargs):
+        raise RuntimeError("No backend type associated with device type cpu")
+
+    cfg = recipe(sampler={"gps": {"k": 3}}, refresh={"start": 0, "every": 1})
+    with solo_gps.activate(cfg) as on:
+        full = HOST.complete(cfg)
+        model = HOST.build_method(full, HOST.methods[full.method])
+        for place in ("solo_gps.guide.refresh", "solo_gps.embeddings.snapshot"):
+            monkeypatch.setattr(f"{place}.training_ranks", ranks)
+        monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+        images, pipeline = ArrayImages(digits_pixels(2)), Compose([])
+        on.pairing.refresh.rehearse(images, pipeline)
+        with pytest.raises(RuntimeError, match="No backend type"), on.pairing.refresh.embeddings(images, pipeline):
+            pass
+    assert model is not None
 
 
 def test_two_ranks_refresh_to_one_table(recipe, tmp_path):

@@ -428,6 +428,19 @@ def test_strategies_that_train_in_copies_are_refused(strategy, recipe):
         pass
 
 
+def test_a_notebook_with_several_devices_is_refused_where_lightning_would_fork(recipe, monkeypatch):
+    cfg = recipe(sampler=GPS, prior=PIXELS, devices=2, strategy="auto")
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    with (
+        pytest.raises(ConfigError, match=r"strategy=auto with 2 devices in a notebook.*Train by a script"),
+        solo_gps.activate(cfg),
+    ):
+        pass
+    cfg.devices = 1
+    with solo_gps.activate(cfg):
+        assert current_run() is not None
+
+
 @pytest.mark.parametrize(("name", "tagged"), [(None, "simclr-gps_k=3-pixels"), (2024, "2024-gps_k=3-pixels")])
 def test_any_name_is_tagged(name, tagged, recipe):
     cfg = recipe(sampler=GPS, prior=PIXELS)

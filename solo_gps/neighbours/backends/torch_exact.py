@@ -18,6 +18,10 @@ from solo_gps.runtime.arrays import as_tensor
 from solo_gps.runtime.devices import computes_bfloat16, pick_device
 
 STRIPE = 16
+# Kernels of CUDA are fastest where rows of bfloat16 begin at multiples of 128 bytes, and count in 32 bits below this many.
+ALIGNED = 64
+FAR = 1e30
+MOST_PRODUCTS = 2**31 - 1
 # Candidates for each neighbour, with bfloat16 products; the second where the first leaves too many rows unproven.
 FACTORS = (1.3, 2.5)
 # Completing a row costs one float32 row of products; above this share, more candidates, or float32 for all, cost less.
@@ -59,7 +63,8 @@ class TorchExact(SearchBackend):
     def rows_per_block(self, points: int, count: int) -> int:
         """One row of products and what is opened of it."""
         row_bytes = self._operand.bytes_per_product * points + 96 * STRIPE * count
-        return max(1, min(65536 if self.device != "cpu" else 4096, self.config.budget(self.device) // row_bytes))
+        most = 4096 if self.device == "cpu" else min(65536, MOST_PRODUCTS // (points + ALIGNED))
+        return max(1, min(most, self.config.budget(self.device) // row_bytes))
 
     def _make_operand(self, narrow: bool) -> Operand:
         return (BFloat16Operand if narrow else Float32Operand)(as_tensor(self._points), self.device)
@@ -70,9 +75,8 @@ class Operand:
 
     bytes_per_product: int
 
-    def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
+    def __init__(self) -> None:
         self._buffer: torch.Tensor | None = None
-        self.total = len(points)
 
     def products(self, rows: torch.Tensor) -> torch.Tensor:
         """(B, U) keys whose order is the order of distances up to rounding."""
@@ -87,9 +91,9 @@ class Operand:
         return smallest(self.products(rows), count)
 
     def _room(self, rows: int, like: torch.Tensor) -> torch.Tensor:
-        """One (rows, U) buffer for all blocks: fresh pages for every product would cost as much as the product."""
+        """One (rows, U) buffer for all blocks, U the rows of ``like``: fresh pages for each would cost as much as the product."""
         if self._buffer is None or len(self._buffer) < rows:
-            self._buffer = like.new_empty((rows, self.total))
+            self._buffer = like.new_empty((rows, len(like)))
         return self._buffer[:rows]
 
 
@@ -99,7 +103,7 @@ class Float32Operand(Operand):
     bytes_per_product = 6
 
     def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
-        super().__init__(points)
+        super().__init__()
         self.points = points.to(device)
         self.norms = (self.points * self.points).sum(1)
 
@@ -127,25 +131,27 @@ class BFloat16Operand(Operand):
     bytes_per_product = 3
 
     def __init__(self, points: torch.Tensor, device: str = "cpu") -> None:
-        super().__init__(points)
+        super().__init__()
         columns = points.shape[1]
         width = -(-(columns + 6) // 32) * 32
-        self.right = torch.zeros((len(points), width), dtype=torch.bfloat16, device=device)
+        self.right = torch.zeros((-(-len(points) // ALIGNED) * ALIGNED, width), dtype=torch.bfloat16, device=device)
+        self.right[len(points) :, columns] = FAR
         self.norms = torch.empty(len(points), device=device)
         self.moved = torch.empty(len(points), device=device)
         for start in range(0, len(points), 1 << 14):
             piece = slice(start, start + (1 << 14))
             block = points[piece].to(device)
             rounded = block.bfloat16()
-            self.right[piece, :columns] = rounded
+            filled = slice(start, start + len(block))
+            self.right[filled, :columns] = rounded
             wide = rounded.float()
             norms = self.norms[piece] = torch.linalg.vector_norm(wide, dim=1).square_()
             # The difference itself is exact in float32; the margin is for its norm.
             self.moved[piece] = torch.linalg.vector_norm(wide.sub_(block), dim=1) * (1 + 2.0**-10)
             for part in range(3):
-                self.right[piece, columns + part] = norms.bfloat16()
+                self.right[filled, columns + part] = norms.bfloat16()
                 norms = norms - norms.bfloat16().float()
-        self.right[:, columns + 3 : columns + 6] = 1
+        self.right[: len(points), columns + 3 : columns + 6] = 1
         self.columns = columns
         self.width = width
 

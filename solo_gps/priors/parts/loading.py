@@ -17,7 +17,8 @@ from solo_gps.runtime.machine import cpu_count
 
 SMALL_SET = 1024
 """Below this many images, starting worker processes takes longer than decoding."""
-MAX_WORKERS = 8
+MAX_WORKERS = 24
+"""About 3,000 JPEG files a second, what one fast GPU embeds."""
 
 
 class PreprocessedImages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,15 @@ def normalise(batch: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
     """Scales (B, C, H, W) uint8 to [0, 1] and normalises it with the channel ``mean`` and ``std``; floats pass unchanged."""
     if batch.dtype != torch.uint8:
         return batch
-    shape = (1, -1, 1, 1)
     scaled = batch.to(torch.float32).div_(255)
-    return scaled.sub_(scaled.new_tensor(mean).view(shape)).div_(scaled.new_tensor(std).view(shape))
+    return scaled.sub_(_channels(tuple(mean), batch.device)).div_(_channels(tuple(std), batch.device))
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """(1, C, 1, 1) float32, kept on its device: each copy from the CPU would have to wait for the batch before."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

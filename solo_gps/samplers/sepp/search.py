@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from solo_gps.errors import DataError
 from solo_gps.interfaces import Embeddings
 from solo_gps.neighbours.config import SearchConfig
-from solo_gps.runtime.devices import pick_device
+from solo_gps.runtime.devices import borrowed, pick_device
 from solo_gps.runtime.progress import Progress
 from solo_gps.samplers.sepp.config import Window
 from solo_gps.samplers.sepp.cosines import CosinePairs, UnitRows, find_cosine_pairs, sample_cosines
@@ -66,10 +66,26 @@ def search_pairs(
     Raises:
         DataError: No pair lies in the window, none there is of one class, or there are too many.
     """
+    device = pick_device(search.device)
+    with borrowed(device):
+        return _search_pairs(embeddings, window, search, device, images=images, seed=seed, labels=labels, max_pairs=max_pairs)
+
+
+def _search_pairs(
+    embeddings: Embeddings,
+    window: Window | None,
+    search: SearchConfig,
+    device: str,
+    *,
+    images: int,
+    seed: int,
+    labels: NDArray[np.int64] | None,
+    max_pairs: int,
+) -> SemanticPairs:
     array = embeddings.array
     drawn = draw_images(len(array), images, seed)
     array = array if len(drawn) == len(array) else array[drawn]
-    rows = UnitRows(array, device=pick_device(search.device), memory_mib=search.memory_mib)
+    rows = UnitRows(array, device=device, memory_mib=search.budget(device) >> 20)
     sampled = sample_cosines(array, seed=seed) if window is None or window.by_quantile else None
     if window is None:
         assert sampled is not None
