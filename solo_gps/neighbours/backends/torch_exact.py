@@ -20,7 +20,6 @@ from solo_gps.runtime.devices import computes_bfloat16, pick_device
 STRIPE = 16
 # Kernels of CUDA are fastest where rows of bfloat16 begin at multiples of 128 bytes, and count in 32 bits below this many.
 ALIGNED = 64
-FAR = 1e30
 MOST_PRODUCTS = 2**31 - 1
 # Candidates for each neighbour, with bfloat16 products; the second where the first leaves too many rows unproven.
 FACTORS = (1.3, 2.5)
@@ -135,7 +134,6 @@ class BFloat16Operand(Operand):
         columns = points.shape[1]
         width = -(-(columns + 6) // 32) * 32
         self.right = torch.zeros((-(-len(points) // ALIGNED) * ALIGNED, width), dtype=torch.bfloat16, device=device)
-        self.right[len(points) :, columns] = FAR
         self.norms = torch.empty(len(points), device=device)
         self.moved = torch.empty(len(points), device=device)
         for start in range(0, len(points), 1 << 14):
@@ -161,7 +159,7 @@ class BFloat16Operand(Operand):
         left = block * -2
         left[:, columns : columns + 3] = 1
         left[:, columns + 3 : columns + 6] = block[:, columns : columns + 3]
-        return torch.mm(left, self.right.T, out=self._room(len(rows), self.right))
+        return torch.mm(left, self.right.T, out=self._room(len(rows), self.right))[:, : len(self.norms)]
 
     def nearest(self, rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Compares the bits as integers, which is faster: the order is the same but for keys that rounding made negative.
