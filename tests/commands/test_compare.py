@@ -200,7 +200,10 @@ def test_an_interrupt_ends_all_and_leaves_no_record_of_the_half_trained(sweep, t
     while not list(tmp_path.glob("é =1 (x)/cells/plain*/**/*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode != 0
     assert not list(tmp_path.glob("é =1 (x)/records/*.json")), err[-2000:]
     assert not list(tmp_path.glob("é =1 (x)/cells/other*"))
