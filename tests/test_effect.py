@@ -30,6 +30,7 @@ def test_every_record_is_of_a_cell_that_the_sweep_still_asks_for(folder, sweep):
     cells = {cell.name: cell for cell in read_sweep(EFFECT / f"{sweep}.yaml").cells}
     for file in records.glob("*.json"):
         cell = cells[file.stem]
+        assert '"/' not in file.read_text(), f"{file}: a path of one machine"
         (record,) = [one for one in read_records(records) if (one.row, one.seed) == (cell.row, cell.seed)]
         assert record.key == cell.key, file
 

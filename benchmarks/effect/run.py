@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from solo_gps.runtime.files import whole_file
+
 OUT = Path("runs/effect")
 COUNTS = {"train": 500, "test": 200}
 DIGEST = "03e37048b589a80a9a23bac73d76d17dce155e7666aac84c9ca613807b996843"
@@ -58,14 +60,16 @@ def take_images(data: Path) -> None:
                     shutil.copyfile(file, target / file.name)
                 digest.update(f"{split}/{folder.name}/{file.name}".encode() + (target / file.name).read_bytes())
     if digest.hexdigest() != DIGEST:
-        print(
-            f"these are other images than the records' (digest {digest.hexdigest()}): do not mix their figures", file=sys.stderr
+        raise SystemExit(
+            f"{data}: other images than those of the records in docs/results (digest {digest.hexdigest()}, wanted {DIGEST}), "
+            f"whose figures would stand in one table. Name CIFAR-10 as those JPEG files, and remove {OUT / 'images'}."
         )
 
 
 def keep_array(name: str, rows: np.ndarray) -> None:
     if not (OUT / name).exists():
-        np.save(OUT / name, rows)
+        with whole_file(OUT / name) as unfinished, unfinished.open("wb") as file:
+            np.save(file, rows)
 
 
 def supervise(file: Path) -> None:
@@ -98,7 +102,8 @@ def supervise(file: Path) -> None:
             f"supervised: epoch {epoch + 1} of {SUPERVISED_EPOCHS}, {right / (len(loader) * 128):.1%} right in training",
             flush=True,
         )
-    torch.save(network.state_dict(), file)
+    with whole_file(file) as unfinished:
+        torch.save(network.state_dict(), unfinished)
 
 
 if __name__ == "__main__":

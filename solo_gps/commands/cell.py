@@ -17,13 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.comparison.cells import Cell, JudgeKeys
 from solo_gps.comparison.plan import FINISHED, mark_finished
-from solo_gps.comparison.records import Record, write_record
+from solo_gps.comparison.records import record_of, write_record
 from solo_gps.comparison.sweep import Sweep
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.hydra_switch import loader_workers
 from solo_gps.runtime.console import show_progress_lines
 
-OF_A_CELL = ("row", "place", "values", "seed", "key", "overrides", "baseline")
+TOLD = (
+    *("share_guided", "purity_of_positives_used", "purity_of_all_neighbours", "measures"),
+    *("samplers", "embeddings", "tables", "keys"),
+)
+"""What a record keeps of a receipt."""
 OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
 """What Lightning tells the ranks that it starts."""
 
@@ -121,9 +125,11 @@ def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path
     receipt = checked_receipt(checkpoints[-1][1].parent, asked)
     trained = time.perf_counter() - wall, time.process_time() - cpu
     del done, trainer
-    curve: list[dict[str, Any]] = [{"epochs": after, "figures": figures_of(judge, [str(path)])} for after, path in checkpoints]
-    record = Record(
-        **{key: getattr(cell, key) for key in OF_A_CELL},
+    curve: list[dict[str, Any]] = [
+        {"epochs": after, "figures": judged_figures(judge, [str(path)])} for after, path in checkpoints
+    ]
+    record = record_of(
+        cell,
         steps=steps,
         figures=curve[-1]["figures"],
         curve=curve if len(curve) > 1 else [],
@@ -187,20 +193,11 @@ def checked_receipt(folder: Path, asked: Sequence[str]) -> dict[str, Any] | None
         )
     if receipt["share_guided"] == 0:
         raise HostError(f"{file}: not one item of the run was guided: its positives are plain augmentations.")
-    told = (
-        "share_guided",
-        "purity_of_positives_used",
-        "purity_of_all_neighbours",
-        "measures",
-        "samplers",
-        "prior",
-        "tables",
-        "keys",
-    )
-    return {key: receipt.get(key) for key in told}
+    # Of the prior its digest alone: records travel, and paths are of one machine.
+    return {key: receipt.get(key) for key in TOLD}
 
 
-def figures_of(
+def judged_figures(
     judge: JudgeKeys, checkpoints: Sequence[str] = (), priors: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, float | None]:
     """The figures of one checkpoint, or of one prior alone; its embeddings are not kept.
@@ -251,10 +248,10 @@ def judged_alone(cell: Cell, judge: JudgeKeys, records: Path) -> None:
     from solo_gps.commands.cache import prior_node
     from solo_gps.hosts.detect import detect_host
 
-    record = Record(
-        **{key: getattr(cell, key) for key in OF_A_CELL},
+    record = record_of(
+        cell,
         steps=None,
-        figures=figures_of(judge, priors=[prior_node(list(cell.overrides))]),
+        figures=judged_figures(judge, priors=[prior_node(list(cell.overrides))]),
         facts=facts(detect_host().generation),
     )
     write_record(records, cell.name, record)

@@ -144,7 +144,7 @@ def _check(sweep: Sweep, overrides: Sequence[str]) -> None:
                 f"sweep file. Behind it may stand: {', '.join(OF_THE_MACHINE)}."
             )
     own = [word for word in overrides if not word.lstrip("+").startswith("hydra")]
-    for cell in _left(sweep):
+    for cell in {cell.row: cell for cell in _left(sweep)}.values():  # seeds change nothing that can be wrong
         try:
             _check_prior(cell) if cell.alone else _check_recipe(sweep, cell, own)
         except SoloGpsError as error:
@@ -169,7 +169,7 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     cfg = composed(sweep.keys.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
     asked = read_recipe(cfg)
     if cell.needs:  # its prior's file is one that another cell is to leave
-        cfg.pop("prior")
+        cfg.pop("prior", None)
     check_recipe(cfg, detect_host(), asked.samplers)
     every, epochs, steps = sweep.judge.every, OmegaConf.select(cfg, "max_epochs"), OmegaConf.select(cfg, "max_steps")
     if every is None:

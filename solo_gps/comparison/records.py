@@ -50,6 +50,17 @@ class Record:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def record_of(cell: Cell, **measured: Any) -> Record:
+    """The record of a cell.
+
+    Args:
+        cell: The cell.
+        **measured: What :class:`Record` has besides.
+    """
+    said = {name: getattr(cell, name) for name in ("row", "place", "values", "seed", "key", "overrides", "baseline")}
+    return Record(**said, **measured)
+
+
 def write_record(folder: Path, name: str, record: Record) -> None:
     """Writes a record as ``folder``/``name``.json; it is whole or not there."""
     write_text(folder / f"{name}.json", json.dumps(asdict(record), indent=1) + "\n")

@@ -133,7 +133,7 @@ def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
 
     Args:
         recipe: Its name.
-        folder: Its folder, which Hydra was given (:func:`hydra.initialize_config_dir`).
+        folder: Its folder.
         words: Overrides.
         row: Named in errors.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from solo_gps.hookspecs import hookimpl
 from solo_gps.interfaces import NamedDataset
+from solo_gps.priors.config import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 """As MedMNIST's own experiments (https://github.com/MedMNIST/experiments)."""
 MEDMNIST = {

@@ -12,14 +12,14 @@ from safetensors.torch import load
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.embeddings.resolve import of_parts, resolve_prior
-from solo_gps.embeddings.service import embed, release
+from solo_gps.embeddings.service import embed
 from solo_gps.embeddings.store import NAME, STATE, read_manifest
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
 from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
-from solo_gps.runtime.devices import current, device_of
+from solo_gps.runtime.devices import current, device_of, give_back
 from solo_gps.runtime.progress import Progress
 from solo_gps.runtime.store import check_blocks, mend_of
 
@@ -75,7 +75,7 @@ def embed_others(
             found = _forward(images, encoder, rows, 0 if joined else views, seed)
     finally:
         del encoder
-        release(device)
+        give_back(device)
     return found.reshape(views, len(images), -1) if views else found
 
 

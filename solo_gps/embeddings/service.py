@@ -11,8 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from solo_gps.embeddings.build import build_cache
 from solo_gps.embeddings.decoded import CHANGED, pixels_of
 from solo_gps.embeddings.digests import Digests, digest_of_names
@@ -34,7 +32,7 @@ from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.join import JoinEncoder
 from solo_gps.runtime.determinism import preserved_generators
-from solo_gps.runtime.devices import current, device_of
+from solo_gps.runtime.devices import current, device_of, give_back
 from solo_gps.runtime.progress import duration
 from solo_gps.runtime.ranks import Ranks, torchrun_ranks
 
@@ -78,7 +76,7 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
                     return _find_or_build(images, encoder, ranks)
     finally:
         del encoder
-        release(device)
+        give_back(device)
 
 
 @contextmanager
@@ -91,12 +89,6 @@ def _said_of_the_disk(root: Path) -> Iterator[None]:
             f"{error.filename or root}: {error.strerror or first_line(error)}. What was written before is kept: mend the disk or "
             f"its permissions and run again, or set prior.cache_dir or {ENVIRONMENT} to another place."
         ) from error
-
-
-def release(device: torch.device) -> None:
-    """Gives the encoder's memory back: training needs it."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _find_or_build(images: ImageSet, encoder: Encoder, ranks: Ranks | None = None) -> Embeddings:

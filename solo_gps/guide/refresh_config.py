@@ -31,7 +31,7 @@ class RefreshConfig(Keys):
     batch_size: int = number(256, least=1, most=LARGEST_BATCH)
     """Images of one forward pass."""
     num_workers: int = number(-1, least=-1, most=MOST_WORKERS)
-    """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
+    """Processes that read and decode images; -1 takes the CPUs at hand, at most 24, and none for a small set."""
     precision: str = "auto"
     """Autocast of the forward pass: ``fp32``, ``bf16``, ``fp16``; ``auto`` is ``bf16`` on CUDA and ``fp32`` elsewhere."""
 

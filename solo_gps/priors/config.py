@@ -39,7 +39,7 @@ class PriorConfig(Keys):
     batch_size: int = number(256, least=1, most=LARGEST_BATCH)
     """Images of one forward pass, and of one block of the cache."""
     num_workers: int = number(-1, least=-1, most=MOST_WORKERS)
-    """Processes that read and decode images; -1 takes the CPUs at hand, at most 8, and none for a small set."""
+    """Processes that read and decode images; -1 takes the CPUs at hand, at most 24, and none for a small set."""
     device: str = "auto"
     """``auto`` (CUDA when there is one), ``cpu``, ``cuda`` or ``cuda:<n>``."""
     precision: str = "auto"

@@ -80,14 +80,19 @@ def computes_bfloat16(device: torch.device) -> bool:
 @contextmanager
 def borrowed(device: torch.device | str) -> Iterator[None]:
     """As :func:`current`; what was computed with in the block is given back to the GPU after it."""
-    import torch
-
     try:
         with current(device):
             yield
     finally:
-        if torch.device(device).type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(device)
+
+
+def give_back(device: torch.device | str) -> None:
+    """Gives back to a GPU what is not used any more there: training needs it."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
     page = (tmp_path / "a b" / "report.html").read_text()
     assert "GPS" in page
     assert "by plain" in page
+    assert not any(str(tmp_path) in path.read_text() for path in records.glob("*.json")), "records travel"
     for record in read_records(records):
         assert (record.steps, record.receipt is None) == {"prior": (None, True), "plain": (2, True)}.get(record.row, (2, False))
     turned = sweep(rows=[{"positives": name} for name in ("by plain", "GPS", "plain")])

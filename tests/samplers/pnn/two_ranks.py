@@ -1,4 +1,4 @@
-"""Run by test_training.py in two processes (gloo): stock and pNN at its neutral point, recipe by recipe.
+"""Run by test_neutral.py in two processes (gloo): stock and pNN at its neutral point, recipe by recipe.
 
 python -m torch.distributed.run --standalone --nproc-per-node=2 two_ranks.py RECIPE.yaml...
 """
@@ -14,21 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
+from pnn_trainings import HOST, Thin
 from processes import threads_of_gloo
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock
 
 from solo_gps.guide.switch import activate
-from solo_gps.hosts.detect import detect_host
 from solo_gps.methods import facts_of
-
-HOST = detect_host()
-
-
-class Thin(ResNet):
-    """torchvision's ResNet with one block a stage and an eighth of the channels."""
-
-    def _make_layer(self, block, planes, *args, **kwargs):
-        return super()._make_layer(block, planes // 8, *args, **kwargs)
 
 
 def train(cfg):
