@@ -19,6 +19,7 @@ with warnings.catch_warnings():
         import solo.methods  # noqa: F401
 
 import torch
+from hypothesis import settings
 from image_sets import ArrayImages, FolderImages, digits_pixels
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -27,6 +28,10 @@ from trainings import Record, recorded, small_recipe
 
 from solo_gps import hookimpl, plugins
 from solo_gps.samplers.gps.sampler import Gps
+
+# The same examples each time, so that no change is held up by what another brought; new ones: --hypothesis-profile=default.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4
@@ -45,6 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def one_thread() -> None:
     # Tiny batches on few cores run many times slower with several threads (OpenMP contention).
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_random_numbers() -> None:
+    """Whatever a test draws, it draws again, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

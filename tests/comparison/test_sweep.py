@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -278,7 +278,6 @@ def test_a_checkpoint_of_a_training_that_did_not_end_is_none(tmp_path):
     assert with_checkpoints(["a=1"], {}) == ["a=1"]
 
 
-@settings(deadline=None)  # reading the grammar takes its time once
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), min_size=1, max_size=20))
 def test_hydra_reads_a_quoted_path_as_it_is(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -73,7 +73,7 @@ IMAGES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(IMAGES, st.sampled_from([{"scale": "own"}, {"scale": "fixed", "low": -1, "high": 4000}]))
 def test_pixels_are_those_of_the_decoder_whatever_the_mode_format_and_size(images, keys):
     with tempfile.TemporaryDirectory() as name:

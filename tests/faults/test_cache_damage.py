@@ -74,7 +74,7 @@ def world(digit_images):
     return World(digit_images)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, 5), how=damages)
 @example(which=0, how=("cut", 0.0, 0))
 @example(which=2, how=("cut", 0.0, 0))
@@ -92,7 +92,7 @@ def test_bytes_flipped_cut_or_grown_are_never_wrong_numbers(world, which, how):
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.text(max_size=3), st.lists(st.integers(), max_size=2))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_f4_a_sealed_manifest_that_says_something_else(world, data):
     """A right checksum and a wrong fact: edited by a program that knows how, or written by another version."""

@@ -56,7 +56,7 @@ def stopped(digit_images, tmp_path):
     return digit_images, info.folder.parent, tmp_path / "kept", wanted
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, 4), how=damages)
 @example(which=2, how=("grow", 0.99, ord("[")))
 @example(which=3, how=("grow", 0.99, ord("[")))

@@ -34,7 +34,7 @@ def partners_meet(batch, pairs):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     items=st.integers(24, 120),
     size=st.integers(2, 6),

@@ -19,7 +19,7 @@ from solo_gps.neighbours.exact.points import points_of
 from solo_gps.neighbours.exact.rerank import HostDistances
 
 GPU = installed_faiss().gpus > 0
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
 
 
 def points(array, space="euclidean"):

@@ -48,7 +48,7 @@ def test_rows_are_those_of_the_parts_each_of_its_weight_in_length(digit_images: 
     assert len(list_caches()) == 3, "the parts were built once, and found when asked for alone"
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     rows=st.lists(st.tuples(*[st.floats(-(2.0**99), 2.0**99, width=32)] * 3), min_size=2, max_size=6),
     weights=st.tuples(st.floats(0.01, 1000), st.floats(0.01, 1000)),

@@ -46,7 +46,7 @@ def test_neighbours_are_those_of_every_part(digit_images: Any, cache_dir: Path, 
     check_against_hand(space, [embed(digit_images, part).array for part in parts], k)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data(), images=st.integers(3, 12), parts=st.integers(2, 3))
 def test_any_points(data: Any, images: int, parts: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("points")

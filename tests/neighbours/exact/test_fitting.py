@@ -62,7 +62,7 @@ def test_the_radius_is_accepted_exactly_as_printed(space, scale, max_ball, copie
         assert (sizes(table) >= 10).mean() >= 0.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), columns=st.integers(1, 3), max_ball=st.integers(1, 12), start=st.sampled_from([0.5, 4.0, 1e3]))
 def test_the_largest_radius_is_the_largest(seed, columns, max_ball, start):
     """On integers, where ties and copies abound: the smallest distance to the first image too many."""
@@ -73,7 +73,7 @@ def test_the_largest_radius_is_the_largest(seed, columns, max_ball, start):
     assert largest_radius(Workspace(points_of(points(array)), config, "cpu"), start) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), columns=st.sampled_from([2, 16, 64]), levels=st.integers(2, 4), max_ball=st.integers(1, 40))
 def test_c8_the_radius_is_accepted_where_many_distances_are_equal(seed, columns, levels, max_ball):
     """Codes of a few whole numbers: many images lie at the very radius, which is outside its ball."""

@@ -79,7 +79,7 @@ def keys(draw):
     return chosen
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(keys=keys(), seed=st.integers(0, 10**6), images=st.integers(25, 45), columns=st.integers(2, 3), epoch=st.integers(0, 3))
 def test_every_combination_is_what_the_naive_reference_says(keys, seed, images, columns, epoch):
     """On whole numbers, where sums are exact and ties abound."""
