@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from solo_gps.errors import ConfigError
 
-if dist.is_available():
+if dist.is_available() and not dist.is_initialized():
     # DistributedDataParallel imports it, and its functions keep the group that there is at that moment for ever: before any.
     import torch.distributed.nn
 
