@@ -58,6 +58,10 @@ def line(place: int, lines: tuple[str, ...]) -> Mapping[str, Any]:
     return {"color": lines[place % 6], "linestyle": DASHES[place % 4], "linewidth": 1.6, "markersize": 4}
 
 
+CREATOR = "solo-gps"
+"""What each picture says of who drew it: a page that is written again takes away those that it no longer shows."""
+
+
 def label(name: str) -> str:
     """A name in a legend, which takes no more room than the picture has; matplotlib leaves out what begins with ``_``."""
     text = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
@@ -105,5 +109,5 @@ def _svg(theme: str, draw: Draw, height: float) -> str:
         axes.grid(alpha=0.6)
         draw(axes, look["lines"])
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": CREATOR})
     return file.getvalue()

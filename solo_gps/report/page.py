@@ -136,7 +136,12 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def save(page: str, drawn: Sequence[Picture], folder: Path) -> Path:
-    """Writes a page, and its pictures as files of their own; returns the page's file."""
+    """Writes a page, and its pictures as files of their own, in place of those of a page before; returns the page's file."""
+    from solo_gps.report.drawing import CREATOR
+
+    for file in folder.glob("*.svg"):
+        if f"<dc:title>{CREATOR}</dc:title>" in file.read_text("utf-8", "replace"):
+            file.unlink()
     for picture in drawn:
         write_text(folder / f"{picture.name}.svg", picture.light)
     write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode())  # a name may be no UTF-8

@@ -42,6 +42,16 @@ def unlabelled(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def long_names(tmp_path_factory):
+    """Five priors called by paths."""
+    rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOLO_GPS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        names = [f"checkpoints/{'encoder_of_the_first_stage_' * 3}{number}.pth" for number in range(5)]
+        return solo_gps.inspect(digits_pixels(60), dict.fromkeys(names, rows))
+
+
+@pytest.fixture(scope="session")
 def compared():
     """The table of a comparison: a prior alone, two seeds of a plain row, of one that gains and of one that does in one seed."""
     shares = {

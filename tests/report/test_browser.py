@@ -23,11 +23,12 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def files(labelled, unlabelled, compared, tmp_path_factory):
+def files(labelled, unlabelled, long_names, compared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     return {
         "labelled": labelled.save(folder / "labelled"),
         "unlabelled": unlabelled.save(folder / "unlabelled"),
+        "long": long_names.save(folder / "long"),
         "comparison": write_comparison(compared, folder / "comparison", title="Comparison", command="solo-gps compare x"),
     }
 
@@ -61,6 +62,12 @@ def test_nothing_is_wider_than_the_window(opened, which, width):
     assert view.evaluate("document.documentElement.scrollWidth") == width
     broken = "[...document.images].filter(image => !image.alt || !image.complete || !image.naturalWidth).length"
     assert view.evaluate(broken) == 0  # one that waits to be scrolled to is not printed either
+
+
+def test_long_names_make_no_table_wide(opened):
+    view = opened("long", 1440)
+    assert view.evaluate("[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).length") == 0
+    assert view.evaluate("Math.min(...[...document.querySelectorAll('thead th')].map(one => one.offsetWidth))") >= 80
 
 
 @pytest.mark.parametrize("which", ["labelled", "comparison"])

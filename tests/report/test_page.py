@@ -145,6 +145,13 @@ def test_the_same_inspection_has_the_same_bytes(labelled, pages, tmp_path):
         assert (again.parent / name).read_bytes() == (pages[0].parent / name).read_bytes()
 
 
+def test_pictures_of_a_page_before_go_and_others_stay(labelled, unlabelled, tmp_path):
+    labelled.save(tmp_path)
+    (tmp_path / "mine.svg").write_text("<svg>solo-gps</svg>")
+    unlabelled.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["distances-1.svg", "in-degree.svg", "mine.svg"]
+
+
 def test_without_labels_nothing_speaks_of_classes(pages):
     text = text_of(parsed(pages[1]))
     assert not re.search(r"purity|told right|✓|✗|of the image's class", text)
