@@ -11,7 +11,7 @@ import os
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from solo_gps.datasets.sources import Files
-from solo_gps.errors import DataError
+from solo_gps.errors import DataError, first_line, printable
 from solo_gps.interfaces import Contents
 
 WHERE = "https://www.kaggle.com/competitions/hotel-id-2021-fgvc8/data"
@@ -30,7 +30,12 @@ def open_hotels(name: str, root: str, train: bool, download: bool) -> Contents:
                 f"data.val_path={root!r}: query has no hotel of train, so that no classifier could know its photos. Set "
                 "data.val_path=null, and judge the checkpoint by retrieval: solo-gps evaluate ... --train gallery --test query"
             )
-    files = make_dataset(os.path.join(root, "train" if train else "query"), numbers, IMG_EXTENSIONS)
+    folder = os.path.join(root, "train" if train else "query")
+    try:
+        files = make_dataset(folder, numbers, IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        why = f"{first_line(error)}. Every folder in there is a hotel: fill or remove it."
+        raise DataError(f"{printable(folder)}: {why}") from error
     return Contents(samples=files, source=Files(root))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import ET_parse  # defusedxml's where it is installed
 
 from solo_gps.datasets.sources import Box, Crops, check_files
-from solo_gps.errors import DataError, printable
+from solo_gps.errors import DataError, brief, printable
 from solo_gps.interfaces import Contents
 
 CLASSES = (
@@ -28,8 +29,11 @@ def open_objects(name: str, root: str, train: bool, download: bool) -> Contents:
     check_files([*photos.images, *photos.annotations], root)
     samples: list[tuple[tuple[str, Box], int]] = []
     for photo, annotation in zip(photos.images, photos.annotations, strict=True):
-        told = VOCDetection.parse_voc_xml(ET_parse(annotation).getroot())["annotation"]
-        samples += [((photo, _box(thing["bndbox"])), _number(thing["name"], annotation)) for thing in _easy(told["object"])]
+        try:
+            told = VOCDetection.parse_voc_xml(ET_parse(annotation).getroot())["annotation"]
+            samples += [((photo, _box(thing["bndbox"])), _number(thing["name"])) for thing in _easy(told["object"])]
+        except (ParseError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{printable(annotation)}: is no annotation of VOC's ({brief(error)}). Mend it.") from error
     return Contents(samples=samples, source=Crops(root))
 
 
@@ -40,10 +44,12 @@ def _easy(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _box(corners: dict[str, str]) -> Box:
     """VOC counts pixels from 1, and the last ones belong to the object."""
     left, top, right, bottom = (round(float(corners[key])) for key in ("xmin", "ymin", "xmax", "ymax"))
+    if not (1 <= left <= right and 1 <= top <= bottom):
+        raise ValueError(f"an object from {left}, {top} to {right}, {bottom}")
     return left - 1, top - 1, right, bottom
 
 
-def _number(name: str, annotation: str) -> int:
+def _number(name: str) -> int:
     if name not in CLASSES:
-        raise DataError(f"{printable(annotation)}: has an object {name!r}, which is none of VOC's 20 classes. Mend it.")
+        raise ValueError(f"an object {name!r}, which is none of the 20 classes")
     return CLASSES.index(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ class Crops:
 
     def image(self, where: tuple[str, Box]) -> Image.Image:
         """The rectangle."""
-        return self._files.image(where[0]).crop(where[1])
+        photo, (_, _, right, lower) = self._files.image(where[0]), where[1]
+        if right > photo.width or lower > photo.height:  # Pillow would fill up with black
+            raise ValueError(f"an annotation has the object {where[1]}, and the photo {photo.width} x {photo.height} pixels")
+        return photo.crop(where[1])
 
     def stored(self, where: tuple[str, Box]) -> bytes:
         """The file's bytes, and the corners."""
@@ -107,6 +110,34 @@ class Rows:
         return self._file
 
 
+def check_rows(rows: Any, labels: Any, shape: tuple[int, ...], findings: int, file: str) -> None:
+    """Checks what a file of images, and their labels, say of themselves.
+
+    Args:
+        rows: The images; of an H5 file, nothing is read.
+        labels: Theirs.
+        shape: Of each image.
+        findings: Number of labels of each image.
+        file: Where they come from.
+
+    Raises:
+        DataError: They are others: of another set or size, cut short, or changed.
+    """
+    came = f"{tuple(rows.shape)} {rows.dtype}, with {tuple(labels.shape)} {labels.dtype} labels"
+    each = labels.size // len(labels) if len(labels) else findings
+    if (
+        rows.dtype != np.uint8
+        or rows.shape[1:] != shape
+        or labels.dtype.kind not in "iu"
+        or (len(labels), each) != (len(rows), findings)
+    ):
+        wanted = ", ".join(map(str, ("N", *shape)))
+        raise DataError(
+            f"{printable(file)}: has images of {came}; wanted ({wanted}) uint8, with {findings} whole numbers for each. Is it "
+            "another set or size under this name? Remove it: it is fetched again."
+        )
+
+
 class H5Rows(Rows):
     """An image is a row of an H5 file, named by its number. Each process opens the file for itself: h5py's files do not fork.
 
@@ -133,16 +164,19 @@ class H5Rows(Rows):
 
 
 def check_files(paths: Iterable[str], root: str) -> None:
-    """Checks by listing that files are there: an archive whose unpacking was cut short looks whole to torchvision.
+    """Checks by listing that files are there, each once: an archive whose unpacking was cut short looks whole to torchvision.
 
     Raises:
-        DataError: One is missing.
+        DataError: One is missing, or listed twice: it would be its own neighbour.
     """
     folders: defaultdict[str, list[str]] = defaultdict(list)
     for path in paths:
         folder, name = os.path.split(path)
         folders[folder].append(name)
     for folder, names in folders.items():
+        if len(set(names)) < len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise DataError(f"{printable(os.path.join(folder, twice))}: a list in {printable(root)} has it twice. Mend the list.")
         there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         missing = [name for name in names if name not in there]
         if missing:

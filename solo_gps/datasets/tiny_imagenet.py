@@ -8,6 +8,7 @@ from pathlib import Path
 from torchvision.datasets.utils import download_and_extract_archive
 
 from solo_gps.datasets.sources import Files, check_files
+from solo_gps.errors import DataError, printable
 from solo_gps.interfaces import Contents
 
 FOLDER = "tiny-imagenet-200"
@@ -20,12 +21,14 @@ def open_tiny_imagenet(name: str, root: str, train: bool, download: bool) -> Con
     if download:
         download_and_extract_archive(URL, root, md5=MD5)
     folder = os.path.join(root, FOLDER)
-    numbers = {wnid: number for number, wnid in enumerate(sorted(_lines(folder, "wnids.txt")))}
+    numbers = {wnid: number for number, wnid in enumerate(sorted(set(_lines(folder, "wnids.txt"))))}
     samples = []
     if train:
         for wnid, number in numbers.items():
             of_class = os.path.join(folder, "train", wnid)
             listed = _lines(of_class, f"{wnid}_boxes.txt")
+            if not listed:
+                raise DataError(f"{printable(of_class)}/{wnid}_boxes.txt: lists no image. Unpack the archive again.")
             samples += [(os.path.join(of_class, "images", line.split("\t")[0]), number) for line in listed]
     else:
         val = os.path.join(folder, "val")
@@ -36,4 +39,5 @@ def open_tiny_imagenet(name: str, root: str, train: bool, download: bool) -> Con
 
 
 def _lines(folder: str, name: str) -> list[str]:
-    return Path(folder, name).read_text(encoding="utf-8").splitlines()
+    lines = Path(folder, name).read_text(encoding="utf-8-sig").splitlines()  # editors add marks, blank lines and blanks
+    return [line.strip() for line in lines if line.strip()]

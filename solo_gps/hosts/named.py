@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from solo_gps.config import node_of
-from solo_gps.errors import ConfigError, DataError, brief, first_line
+from solo_gps.errors import ConfigError, DataError, SoloGpsError, brief, first_line, printable
 from solo_gps.hosts.schema import DATASETS
 from solo_gps.interfaces import Contents, NamedDataset
 from solo_gps.plugins import lookup, registered
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
+
+log = logging.getLogger(__name__)
 
 LOCK = ".solo-gps-download.lock"
 
@@ -52,6 +55,15 @@ def check_named(data: Mapping[str, Any]) -> None:
             raise ConfigError(f"data.{key}={data[key]!r}: data.dataset={name} is read in one way alone. Leave data.{key} out.")
     if data.get("train_path") in (None, "None"):
         raise DataError(f"data.train_path: wanted the folder of {name}, into which it is fetched: {found.layout}.")
+    classes, asked = class_count(found, data["train_path"]), data.get("num_classes")
+    if asked not in (None, classes):
+        raise ConfigError(f"data.num_classes={asked!r}: {name} has {classes}. Leave data.num_classes out.")
+    held_out = data.get("val_path")
+    if held_out not in (None, "None") and 1 < class_count(found, held_out) != classes:
+        raise DataError(
+            f"data.val_path={str(held_out)!r}: {name} has {class_count(found, held_out)} classes there, and {classes} below "
+            "data.train_path, so that their numbers would mean others. Name the same folder, or set data.val_path=null."
+        )
 
 
 def complete_named(recipe: DictConfig, found: NamedDataset) -> None:
@@ -90,19 +102,52 @@ def open_named(name: str, root: str, *, train: bool) -> Contents:
         opens: Callable[[str, str, bool, bool], Contents] = resolve_name(found.open)
     except ImportError as error:
         raise DataError(f"data.dataset={name}: {first_line(error)}. Run pip install 'solo-gps[datasets]'.") from error
+    _wait_for_a_fetch(root)
     try:
-        contents = opens(name, root, train, False)
-    except (RuntimeError, OSError) as missing:
         try:
-            contents = _fetched(opens, name, root, train)
-        except (RuntimeError, OSError, ImportError) as error:
-            raise DataError(
-                f"{key}={root!r}: {name} is not there ({brief(missing)}), and cannot be fetched: {brief(error).rstrip('.')}. "
-                f"Mend that, or put there by hand: {found.layout}."
-            ) from error
+            contents = opens(name, root, train, False)
+        except (RuntimeError, OSError) as missing:
+            try:
+                contents = _fetched(opens, name, root, train)
+            except (RuntimeError, OSError, ImportError) as error:
+                raise DataError(
+                    f"{key}={root!r}: {name} is not there ({brief(missing)}), and cannot be fetched: "
+                    f"{brief(error).rstrip('.')}. Mend that, or put there by hand: {found.layout}."
+                ) from error
+    except SoloGpsError:
+        raise
+    except Exception as error:  # damaged lists, annotations and archives bring out errors of any type
+        raise DataError(
+            f"{key}={root!r}: what lies there is not {name} as it is published, or not whole ({brief(error).rstrip('.')}). Mend "
+            f"it, or remove it, an archive too, so that it is fetched again. Wanted {found.layout}."
+        ) from error
     if not len(contents.samples):
         raise DataError(f"{key}={root!r}: {name} holds no image there. Wanted {found.layout}.")
+    _check_classes(contents, class_count(found, root), f"{key}={root!r}: {name}")
+    published = (found.trained_on if train else found.held_out).rpartition(", ")[2]
+    if published[0].isdigit() and published != f"{len(contents.samples):,}":
+        log.warning("%s=%r: %s has %s images there; published are %s", key, root, name, f"{len(contents.samples):,}", published)
     return contents
+
+
+def _check_classes(contents: Contents, classes: int, what: str) -> None:
+    for number, (where, label) in enumerate(contents.samples):
+        if not -1 <= label < classes:
+            image = printable(contents.source.name(where))
+            raise DataError(
+                f"{what}: image {number} ({image}) is of class {label}, but there are {classes}, from 0. Mend its label."
+            )
+
+
+def _wait_for_a_fetch(root: str) -> None:
+    """Waits for a process that is unpacking just now: what it has written so far may look whole."""
+    from filelock import FileLock
+
+    lock = os.path.join(root, LOCK)
+    with suppress(OSError):  # nobody can fetch into a folder that may not be written
+        if os.path.exists(lock):
+            with FileLock(lock):
+                pass
 
 
 def _fetched(opens: Callable[[str, str, bool, bool], Contents], name: str, root: str, train: bool) -> Contents:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from solo_gps.errors import UnreadableImageError, printable
 from solo_gps.interfaces import Contents
 
 
@@ -31,5 +32,8 @@ class NamedSet(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         where, target = self.samples[index]
-        image = self.source.image(where)
+        try:
+            image = self.source.image(where)
+        except Exception as error:  # a damaged file brings out errors of any type in Pillow and its codecs
+            raise UnreadableImageError(printable(self.source.file(where)), error) from error
         return image if self.transform is None else self.transform(image), target
