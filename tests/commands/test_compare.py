@@ -63,8 +63,8 @@ def typed(*words, **kwargs):
     )
 
 
-def whole(*words):
-    process = typed(*words)
+def whole(*words, **kwargs):
+    process = typed(*words, **kwargs)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
@@ -101,6 +101,17 @@ def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
     assert once.splitlines()[:5] == out.splitlines()[:5]
     assert main(["compare", "--table", str(tmp_path / "once"), "--out", str(tmp_path / "later")]) == 0
     assert (tmp_path / "later" / "cells.csv").read_text() == (tmp_path / "once" / "cells.csv").read_text()
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_each_cell_is_a_run_of_its_own_for_wandb(sweep, tmp_path):
+    pytest.importorskip("wandb")
+    logged = ["++wandb.enabled=true", "++wandb.project=p", "++wandb.entity=e", "++wandb.offline=true"]
+    axes = {"positives": {"plain": [], "GPS": ["+sampler=gps", "sampler.gps.k=2", "+prior=pixels"]}}
+    code, _, err = whole(sweep(axes=axes, overrides=logged, alone={}), cwd=tmp_path)
+    assert code == 0, err[-3000:]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
 
 
 @pytest.mark.host
