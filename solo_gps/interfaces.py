@@ -144,6 +144,8 @@ class Embeddings:
         folder: Cache folder that holds the array, or ``None`` for an array that was not cached.
         space: ``"euclidean"`` (squared L2 distance) or ``"cosine"`` (1 - cosine similarity).
         parts: The embeddings that must agree on a neighbour; empty where ``array`` alone decides.
+        scratch: A folder, there and writable, where ranks that search together keep their points once a machine; without one,
+            ``folder``.
     """
 
     array: np.ndarray
@@ -151,6 +153,7 @@ class Embeddings:
     folder: Path | None = None
     space: str = "euclidean"
     parts: tuple[Embeddings, ...] = ()
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from solo_gps.embeddings.digests import Digests
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
-from solo_gps.embeddings.store import ENVIRONMENT, cache_root, make_root
+from solo_gps.embeddings.store import cache_root, make_root
 from solo_gps.errors import CacheError, DataError
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.base import Encoder
 from solo_gps.priors.parts.loading import consecutive, worker_count
 from solo_gps.runtime.determinism import preserved_generators
-from solo_gps.runtime.files import in_bytes
 from solo_gps.runtime.progress import Progress
 from solo_gps.runtime.ranks import Ranks, training_ranks
+from solo_gps.runtime.scratch import check_room, scratch_file
+
+WHAT = "refresh: the embeddings of the network being trained"
 
 
 @contextmanager
@@ -52,7 +48,8 @@ def snapshot(images: ImageSet, encoder: Encoder, *, progress: bool = True, toget
     assert encoder.device is not None, "load comes first"
     with preserved_generators(encoder.device):
         array = _embedded(images, encoder, training_ranks(together), progress)
-    yield Embeddings(array=array, fingerprint="", folder=None, space=encoder.config.space)
+    root = cache_root(encoder.config.cache_dir)
+    yield Embeddings(array=array, fingerprint="", folder=None, space=encoder.config.space, scratch=root)
 
 
 def check_same_images(images: ImageSet, cache_dir: str | None) -> str:
@@ -83,108 +80,43 @@ def check_same_images(images: ImageSet, cache_dir: str | None) -> str:
     return digest
 
 
-def check_room(folder: str | None, images: int, dimensions: int) -> None:
-    """Checks that the folder of caches has room for the scratch file of (N, D) float32 embeddings.
+def check_rooms(cache_dir: str | None, images: int, dimensions: int, *, space: str, shared: bool) -> None:
+    """Checks that the folder of caches has room for all that a refresh writes there.
+
+    Args:
+        cache_dir: Folder of caches.
+        images: N.
+        dimensions: D.
+        space: Of the embeddings.
+        shared: Whether several processes of this machine train: then they share the points of the search too, in float32 as the
+            embeddings are: centred, and where the space is cosine also of unit length.
 
     Raises:
         CacheError: It has not.
     """
-    root, size = cache_root(folder), images * dimensions * 4
-    free = shutil.disk_usage(root).free
-    if free < size:
-        raise CacheError(
-            f"refresh: {root} has {in_bytes(free)} free, the embeddings of the network being trained need "
-            f"{in_bytes(size)} there for a while. Free some, or set {ENVIRONMENT} or prior.cache_dir."
-        )
+    arrays = 1 if not shared else 3 if space == "cosine" else 2
+    check_room(cache_root(cache_dir), arrays * images * dimensions * 4, WHAT)
 
 
 def _embedded(images: ImageSet, encoder: Encoder, ranks: Ranks, progress: bool) -> np.ndarray:
-    folder, width = encoder.config.cache_dir, 0
-    machines = ranks.gather(socket.gethostname())
-    here = [rank for rank in range(ranks.world) if machines[rank] == machines[ranks.rank]]
-    with _scratch_file(ranks, here[0], folder) as (file, writes):
+    root, width = cache_root(encoder.config.cache_dir), 0
+    with ranks.failing_together():
+        make_root(root)
+    with scratch_file(ranks, root, WHAT) as scratch:
         error: Exception | None = None
-        for start, rows in _all_rows(images, encoder, ranks, len(here), progress):
-            if writes and error is None:
+        for start, rows in _all_rows(images, encoder, ranks, len(scratch.here), progress):
+            if scratch.writes and error is None:
                 try:
                     if not width:
-                        check_room(folder, len(images), rows.shape[1])
-                    _write(file, start, rows, folder)
+                        check_room(root, len(images) * rows.shape[1] * rows.itemsize, WHAT)
+                    scratch.write(rows, start * rows.shape[1] * rows.itemsize)
                 except CacheError as problem:
                     if ranks.world == 1:
                         raise
                     error = problem  # the others go on to the end: one that left now would keep them waiting for ever
             width = rows.shape[1]
         ranks.all_agree(error)  # every row is written
-        return np.memmap(file, np.float32, "r", shape=(len(images), width))
-
-
-@contextmanager
-def _scratch_file(ranks: Ranks, first: int, cache_dir: str | None) -> Iterator[tuple[BinaryIO, bool]]:
-    """A file in the folder of caches that the ranks of one machine share: page cache, not memory, whatever N.
-
-    It loses its name before anything is written: however the process ends, nothing is left behind.
-
-    Args:
-        ranks: All ranks.
-        first: The first rank of this machine.
-        cache_dir: Folder of caches.
-
-    Yields:
-        The file, and whether this rank writes it.
-    """
-    error: Exception | None = None
-    with ExitStack() as stack:
-        file: Any = None
-        path: Path | None = None
-        if first == ranks.rank:
-            try:
-                file, path = stack.enter_context(_named_file(cache_dir))
-            except CacheError as problem:
-                error = problem
-        shared = ranks.gather(path and str(path))[first]
-        if shared and path is None:
-            try:
-                file = stack.enter_context(open(shared, "rb"))
-            except FileNotFoundError:  # another machine of the same name, as containers may be
-                file, path = stack.enter_context(_named_file(cache_dir))
-        ranks.all_agree(error)  # every rank has it open
-        if path:
-            path.unlink()
-        yield file, path is not None
-
-
-@contextmanager
-def _named_file(cache_dir: str | None) -> Iterator[tuple[BinaryIO, Path]]:
-    root = cache_root(cache_dir)
-    make_root(root)
-    try:
-        descriptor, path = tempfile.mkstemp(prefix=".scratch-", dir=root)
-    except OSError as error:
-        raise _unwritable(cache_dir, error) from error
-    try:
-        with open(descriptor, "w+b", buffering=0) as file:
-            yield file, Path(path)
-    finally:
-        Path(path).unlink(missing_ok=True)
-
-
-def _write(file: BinaryIO, start: int, rows: np.ndarray, cache_dir: str | None) -> None:
-    """Writes (B, D) rows, the first of which is row ``start``."""
-    view, offset = memoryview(rows.data).cast("B"), start * rows.shape[1] * rows.itemsize
-    try:
-        while view:
-            written = os.pwrite(file.fileno(), view, offset)
-            view, offset = view[written:], offset + written
-    except OSError as error:
-        raise _unwritable(cache_dir, error) from error
-
-
-def _unwritable(cache_dir: str | None, error: OSError) -> CacheError:
-    return CacheError(
-        f"refresh: the embeddings of the network being trained cannot be written to {cache_root(cache_dir)}: {error.strerror}. "
-        f"Set {ENVIRONMENT} or prior.cache_dir to a folder with room."
-    )
+        return scratch.map((0, (len(images), width), "<f4"))
 
 
 def _all_rows(

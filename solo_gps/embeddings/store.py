@@ -15,6 +15,7 @@ from solo_gps.errors import CacheError
 from solo_gps.interfaces import Embeddings
 from solo_gps.runtime import store
 from solo_gps.runtime.files import write_text
+from solo_gps.runtime.scratch import ENVIRONMENT as ENVIRONMENT
 
 NAME = store.MANIFEST
 FORMAT = 2
@@ -27,7 +28,6 @@ PLACES_SEEN = ".seen"
 PIXELS = "pixels.npy"
 PLACES = "places.npy"
 PARTIAL = ".partial"
-ENVIRONMENT = "SOLO_GPS_CACHE"
 
 
 _FACTS = {"images": int, "created": str, "description": dict}

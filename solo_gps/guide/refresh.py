@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from torchvision.transforms import Normalize
 
 from solo_gps.embeddings.live import LiveNetwork
-from solo_gps.embeddings.snapshot import check_room, snapshot
+from solo_gps.embeddings.snapshot import check_rooms, snapshot
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.guide.refresh_config import RefreshConfig
+from solo_gps.hosts.devices import device_count
 from solo_gps.interfaces import Embeddings, ImageSet
 from solo_gps.priors.config import PriorConfig
 from solo_gps.runtime.ranks import training_ranks
@@ -69,14 +70,15 @@ class Refresh:
             pipeline: The host's transform of the first crop.
 
         Raises:
-            CacheError: The folder of caches cannot be written, or has no room for N embeddings.
+            CacheError: The folder of caches cannot be written, or has no room for N embeddings and what ranks share of them.
         """
         if self._method is None or self._method() is None:
             return  # the loader was made before the method
         with training_ranks().failing_together():
             with self.embeddings(_FirstImage(images), pipeline, rehearsal=True) as embeddings:
                 dimensions = embeddings.array.shape[1]
-            check_room(self._cache_dir, len(images), dimensions)
+            shared = device_count(self._recipe.get("devices") or 1, self._recipe.get("accelerator")) > 1
+            check_rooms(self._cache_dir, len(images), dimensions, space=self.config.space, shared=shared)
 
     @contextmanager
     def embeddings(self, images: ImageSet, pipeline: Any, *, rehearsal: bool = False) -> Iterator[Embeddings]:

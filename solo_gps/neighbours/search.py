@@ -152,8 +152,7 @@ def _search_once(
 ) -> tuple[NeighbourTable, dict[str, object]]:
     """Returns the table, and the facts about it for the manifest."""
     begun = time.perf_counter()
-    with training_ranks(backend.config.distributed).failing_together():
-        work = _open(embeddings, backend)
+    work = _open(embeddings, backend)
     report = duplicate_report(work.points.groups)
     if report.groups:
         log.warning(
@@ -196,9 +195,11 @@ def _how_many(recall: Any) -> str:
 
 def _open(embeddings: Embeddings, backend: SearchBackend) -> Workspace:
     """Prepares the points and fits the backend."""
-    points = points_of(embeddings)
-    backend.fit(points.search)
-    return Workspace(points, backend.config, backend.device)
+    ranks = training_ranks(backend.config.distributed)
+    points = points_of(embeddings, ranks)
+    with ranks.failing_together():
+        backend.fit(points.search)
+        return Workspace(points, backend.config, backend.device)
 
 
 def _progress(work: Workspace) -> Progress:

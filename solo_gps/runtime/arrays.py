@@ -13,9 +13,14 @@ _CHUNK_BYTES = 16 << 20
 
 def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (start, block of rows) of about 16 MiB, so that no second copy of a large array is ever held."""
-    rows = max(1, _CHUNK_BYTES // max(1, 8 * array.shape[1]))
+    rows = rows_of_chunk(array)
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
+
+
+def rows_of_chunk(array: np.ndarray) -> int:
+    """How many rows of an (N, D) array a block of :func:`chunks` has."""
+    return max(1, _CHUNK_BYTES // max(1, 8 * array.shape[1]))
 
 
 def as_tensor(array: np.ndarray, device: str = "cpu") -> torch.Tensor:

@@ -16,6 +16,7 @@ from solo_gps.neighbours.exact.duplicates import at_one_point
 from solo_gps.neighbours.exact.fitting import RadiusAdvice
 from solo_gps.neighbours.filters.graph import agreed
 from solo_gps.priors import DEFAULT_ENCODER
+from solo_gps.runtime.ranks import training_ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,8 @@ class PriorSpace:
         if not self.embeddings.parts:
             return find(self.embeddings, self._search, k=k, radius=radius, name=name)
         assert radius is None, "check_prior refuses it"
-        return agreed([find(part, self._search, k=k, name=name) for part in self.embeddings.parts], self.embeddings)
+        tables = [find(part, self._search, k=k, name=name) for part in self.embeddings.parts]
+        return agreed(tables, self.embeddings, training_ranks(self.search_config.distributed))
 
     def place(self, others: ImageSet) -> NDArray[np.floating] | None:
         """Returns (M, D) points of other images; ``None`` where embeddings were brought, and no encoder for others.

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from solo_gps.embeddings import snapshot as snapshot_module
 from solo_gps.embeddings.live import LiveNetwork
 from solo_gps.embeddings.snapshot import check_same_images, snapshot
 from solo_gps.errors import DataError
 from solo_gps.priors.base import PriorConfig
 from solo_gps.priors.parts.loading import worker_count
+from solo_gps.runtime import scratch
 
 
 def live(forward, **keys):
@@ -124,7 +124,7 @@ def test_two_ranks_see_what_one_process_sees(machines, digit_images, cache_dir, 
         if machines == "two":
             monkeypatch.setattr(socket, "gethostname", lambda: f"machine-{rank}")
         if machines == "one by name alone" and rank == 1:
-            monkeypatch.setattr(snapshot_module, "open", absent_when_reading, raising=False)
+            monkeypatch.setattr(scratch, "open", absent_when_reading, raising=False)
         return look(digit_images)
 
     for got in in_two_ranks(take):

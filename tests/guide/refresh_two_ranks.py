@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
+from processes import mapped_file
 
 from solo_gps.embeddings.forward import embed_batch, loaded_batches
 from solo_gps.guide import refresh
 from solo_gps.guide.switch import activate
 from solo_gps.hosts.detect import detect_host
 from solo_gps.interfaces import Embeddings
-from solo_gps.neighbours import find
+from solo_gps.neighbours import find, search
+from solo_gps.neighbours.exact.points import points_of
 
 HOST = detect_host()
-SEEN = {"tables": [], "agrees": [], "buffers_differ": [], "buffers_restored": []}
+SEEN = {"tables": [], "agrees": [], "buffers_differ": [], "buffers_restored": [], "points_in": []}
 
 
 def buffers_of(module):
@@ -71,8 +74,17 @@ class Watched(refresh.Refresh):
         return Context()
 
 
+def watched_points(embeddings, ranks):
+    points = points_of(embeddings, ranks)
+    if ranks.world > 1:
+        SEEN["points_in"].append([mapped_file(points.exact)["inode"], mapped_file(points.search)["inode"]])
+    return points
+
+
 def main():
     warnings.simplefilter("ignore")
+    if sys.platform.startswith("linux"):
+        search.points_of = watched_points
     torch.set_num_threads(1)
     cfg = OmegaConf.load("recipe.yaml")
     with activate(cfg) as on:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,8 +110,8 @@ def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, 
     embedded = []
     monkeypatch.setattr("solo_gps.samplers.space.embed", lambda *_: embedded.append(1))
     nodes = {"sampler": NEAREST, "prior": PIXELS, "refresh": {"every": 1}, "max_epochs": 2}
-    monkeypatch.setattr("solo_gps.embeddings.snapshot.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(CacheError, match=r"1\.0 kB free, the embeddings of the network being trained need"):
+    monkeypatch.setattr("solo_gps.runtime.scratch.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CacheError, match=r"refresh: the embeddings of the network being trained need .* which has 1\.0 kB free"):
         train(recipe(**nodes))
     monkeypatch.setattr("tempfile.mkstemp", failing(OSError(30, "Read-only file system")))
     with pytest.raises(CacheError, match=r"cannot be written to .*Read-only file system\. Set SOLO_GPS_CACHE"):
@@ -118,6 +119,26 @@ def test_one_image_rehearses_all_before_anything_long(recipe, train, own_cache, 
     with pytest.raises(DataError, match="k=48 neighbours of N=48 images"):
         train(recipe(**nodes | {"sampler": {"gps": {"k": 48}}, "refresh": {"start": 0}}))
     assert not embedded
+
+
+@pytest.mark.parametrize(("space", "arrays"), [("cosine", 3), ("euclidean", 2)])
+def test_the_room_that_several_ranks_need_is_rehearsed_too(space, arrays, recipe, monkeypatch):
+    """One process writes the embeddings; ranks of one machine also share the points of the search."""
+    cfg = recipe(sampler=NEAREST, refresh={"start": 0, "every": 1, "space": space})
+    for devices, needed in ((1, 1), (2, arrays)):
+        cfg.devices = devices
+        with solo_gps.activate(cfg) as on:
+            full = HOST.complete(cfg)
+            model = HOST.build_method(full, HOST.methods[full.method])
+            size = needed * 48 * model.features_dim * 4
+            images = ArrayImages(digits_pixels(48))
+            for free in (size - 1, size):
+                monkeypatch.setattr("solo_gps.runtime.scratch.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+                if free < size:
+                    with pytest.raises(CacheError, match="refresh: the embeddings of the network being trained need"):
+                        on.pairing.refresh.rehearse(images, Compose([]))
+                else:
+                    on.pairing.refresh.rehearse(images, Compose([]))
 
 
 def test_a_refresh_that_leaves_no_positive_is_an_error(recipe, train):
@@ -343,9 +364,12 @@ def test_two_ranks_refresh_to_one_table(recipe, tmp_path):
     done = torchrun(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     ranks = [np.load(tmp_path / f"rank-{rank}.npz") for rank in (0, 1)]
-    for name in ("tables", "buffers_restored", "agrees"):
+    for name in ("tables", "buffers_restored", "agrees", "points_in"):
         assert np.array_equal(ranks[0][name], ranks[1][name])
     assert ranks[0]["tables"].shape == (3, 48, 3)
     assert ranks[0]["buffers_restored"].all()
     assert ranks[0]["agrees"].all()
+    if sys.platform.startswith("linux"):
+        assert ranks[0]["points_in"].shape == (3, 2)
+        assert ranks[0]["points_in"].all(), "each rank had points of its own"
     assert ranks[1]["buffers_differ"].any(), "the ranks' running statistics never differed: nothing was tested"

@@ -14,6 +14,7 @@ PROGRAM = """
     import torch.distributed as dist
 
     from solo_gps.neighbours import find, search
+    from solo_gps.neighbours.exact import points
     from solo_gps.neighbours.exact.workspace import Workspace
 
     dist.init_process_group("gloo")
@@ -29,8 +30,10 @@ PROGRAM = """
         def broken(*_):
             raise ValueError("by hand, in rank 1")
 
-        if sys.argv[1] == "open":
-            search._open = broken
+        if sys.argv[1] == "points":
+            points._prepare = broken
+        elif sys.argv[1] == "fit":
+            search.Workspace = broken
         elif sys.argv[1] == "recall":
             search.reach_recall = broken
         elif sys.argv[1] == "within":
@@ -47,7 +50,9 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize(("where", "asked"), [("open", "k"), ("nearest", "k"), ("recall", "k"), ("within", "radius")])
+@pytest.mark.parametrize(
+    ("where", "asked"), [("points", "k"), ("fit", "k"), ("nearest", "k"), ("recall", "k"), ("within", "radius")]
+)
 def test_an_error_of_one_rank_ends_both(where, asked, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))

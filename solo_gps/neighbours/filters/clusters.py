@@ -13,11 +13,14 @@ from solo_gps.interfaces import Embeddings, NeighbourTable
 from solo_gps.neighbours.backends.faiss_here import faiss_missing, load_faiss
 from solo_gps.neighbours.exact.points import exact_rows
 from solo_gps.neighbours.filters.graph import edges
+from solo_gps.runtime.ranks import Ranks
 
 METHODS = ("louvain", "leiden")
 
 
-def kmeans_clusters(embeddings: Embeddings, clusters: int, *, iterations: int = 20, seed: int = 0) -> np.ndarray:
+def kmeans_clusters(
+    embeddings: Embeddings, clusters: int, *, iterations: int = 20, seed: int = 0, ranks: Ranks | None = None
+) -> np.ndarray:
     """k-means clusters of the embeddings, by FAISS; spherical where the space is cosine.
 
     Args:
@@ -25,6 +28,7 @@ def kmeans_clusters(embeddings: Embeddings, clusters: int, *, iterations: int = 
         clusters: Number of clusters, 1 to N.
         iterations: Of k-means.
         seed: Of the first centres.
+        ranks: Those that all call this, and keep the points once a machine; without them each keeps its own.
 
     Returns:
         (N,) int32 cluster of each image.
@@ -39,7 +43,7 @@ def kmeans_clusters(embeddings: Embeddings, clusters: int, *, iterations: int = 
     if not 1 <= clusters <= len(embeddings.array):
         raise ConfigError(f"k-means: clusters={clusters} must be 1 to N={len(embeddings.array)}.")
     faiss = load_faiss()
-    points = np.ascontiguousarray(exact_rows(embeddings)[0], np.float32)
+    points = np.ascontiguousarray(exact_rows(embeddings, ranks)[0], np.float32)
     spherical = embeddings.space == "cosine"
     kmeans = faiss.Kmeans(
         points.shape[1], clusters, niter=iterations, seed=seed + 1, spherical=spherical, min_points_per_centroid=1

@@ -13,6 +13,7 @@ from solo_gps.neighbours.exact.duplicates import Groups, groups_of
 from solo_gps.neighbours.exact.nearest import rows_to_table
 from solo_gps.neighbours.exact.points import exact_rows
 from solo_gps.neighbours.exact.rerank import Distances, HostDistances, sort_key
+from solo_gps.runtime.ranks import Ranks
 
 _BLOCK_PAIRS = 1 << 22
 
@@ -91,18 +92,19 @@ def hubness(table: NeighbourTable) -> float:
     return float(np.mean(centred**3) / spread**3) if spread > 0 else 0.0
 
 
-def agreed(tables: Sequence[NeighbourTable], embeddings: Embeddings) -> NeighbourTable:
+def agreed(tables: Sequence[NeighbourTable], embeddings: Embeddings, ranks: Ranks | None = None) -> NeighbourTable:
     """Images that are neighbours in every table.
 
     Args:
         tables: Two or more, of the same N images.
         embeddings: Those images in a space of their own; give the distances.
+        ranks: Those that all call this, and keep the points once a machine; without them each keeps its own.
 
     Returns:
         Table as wide as its longest row (at least 1), nearest first, ties by index; a row may be empty.
     """
     images, width = tables[0].indices.shape
-    points, factor = exact_rows(embeddings)
+    points, factor = exact_rows(embeddings, ranks)
 
     def pairs(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         cut = [edges(NeighbourTable(indices=table.indices[rows], distances=table.distances[rows])) for table in tables]
@@ -112,7 +114,9 @@ def agreed(tables: Sequence[NeighbourTable], embeddings: Embeddings) -> Neighbou
     return _by_distance(images, max(1, _BLOCK_PAIRS // width), pairs, HostDistances(points), factor, width)
 
 
-def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: int = 1024) -> NeighbourTable:
+def multi_hop(
+    table: NeighbourTable, embeddings: Embeddings, hops: int, most: int = 1024, ranks: Ranks | None = None
+) -> NeighbourTable:
     """All images that can be reached in at most ``hops`` steps from neighbour to neighbour.
 
     The ``nn_hop=h`` of GPS-SSL's own code is another set: the ends of walks of exactly h + 1 steps, the image itself among them.
@@ -122,6 +126,7 @@ def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: in
         embeddings: The embeddings that the table was built from; give the distances.
         hops: Number of steps, 1 or more; 1 gives the same neighbours.
         most: The nearest this many are kept. Memory and time grow with ``most`` * K, so it bounds every step.
+        ranks: Those that all call this, and keep the points once a machine; without them each keeps its own.
 
     Returns:
         Table as wide as its longest row (at least 1), nearest first, ties by index, the image itself left out.
@@ -134,7 +139,7 @@ def multi_hop(table: NeighbourTable, embeddings: Embeddings, hops: int, most: in
         raise ConfigError(f"multi-hop: wanted hops >= 1 and most >= 1, got {hops} and {most}.")
     if len(embeddings.array) != len(table.indices):
         raise DataError(f"multi-hop: the table has {len(table.indices)} images, the embeddings {len(embeddings.array)}.")
-    points, factor = exact_rows(embeddings)
+    points, factor = exact_rows(embeddings, ranks)
     distances = HostDistances(points)
     reached = table
     for _ in range(hops - 1):

@@ -12,6 +12,7 @@ from solo_gps.neighbours.filters.clusters import communities, kmeans_clusters
 from solo_gps.neighbours.filters.graph import multi_hop, mutual, same_group
 from solo_gps.neighbours.filters.radii import adaptive_radius, cut_table, quantile_radius, shared_radius
 from solo_gps.runtime.machine import check_fits
+from solo_gps.runtime.ranks import training_ranks
 from solo_gps.samplers.gps.config import FIRST, GpsConfig
 
 if TYPE_CHECKING:
@@ -34,21 +35,22 @@ def balls(space: PriorSpace, config: GpsConfig, seed: int) -> NeighbourTable:
     Raises:
         DataError: The rule gives no radius, or a ball holds more than ``search.max_ball`` images.
     """
-    table = _near(space, config)
+    table, ranks = _near(space, config), training_ranks(space.search_config.distributed)
     if config.hops > 1:
         most, width = space.search_config.max_ball, table.indices.shape[1]
         within = min(most, sum(width**hop for hop in range(1, config.hops + 1)))
-        check_fits(
-            f"sampler.gps.hops={config.hops}: a table of {len(space.images):,} x {within:,} neighbours",
-            16 * len(space.images) * within,
-            "Use fewer hops, a smaller k, or a smaller search.max_ball.",
-        )
-        table = multi_hop(table, space.embeddings, config.hops, most)
+        with ranks.failing_together():
+            check_fits(
+                f"sampler.gps.hops={config.hops}: a table of {len(space.images):,} x {within:,} neighbours",
+                16 * len(space.images) * within,
+                "Use fewer hops, a smaller k, or a smaller search.max_ball.",
+            )
+        table = multi_hop(table, space.embeddings, config.hops, most, ranks)
     if config.mutual:
         table = mutual(table)
     if config.within == "clusters":
         assert config.clusters is not None
-        return same_group(table, kmeans_clusters(space.embeddings, config.clusters, seed=seed & 0x3FFFFFFF))
+        return same_group(table, kmeans_clusters(space.embeddings, config.clusters, seed=seed & 0x3FFFFFFF, ranks=ranks))
     if config.within == "community":
         return same_group(table, communities(table, method=config.community, seed=seed))
     return table
