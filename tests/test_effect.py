@@ -43,3 +43,21 @@ def test_positives_of_which_inspect_says_little_do_not_gain_and_the_others_do():
     gain = {line.row: sum(gains) / len(gains) for line in guided if (gains := line.gains("knn_weighted"))}
     assert len(gain) >= 5
     assert {row for row in gain if gain[row] > 0} == {row for row in gain if known[row] >= LITTLE}
+
+
+def test_noise_does_not_gain_labels_are_the_top_and_one_row_is_above_strong_views_and_its_own_prior():
+    """Three seeds each. The last by retrieval: the prior alone is far above all that twelve epochs train, by k-NN."""
+    table = {line.row: line for line in lines(read_records(ROOT / "docs" / "results" / "effect"))}
+
+    def mean(row, figure):
+        values = table[row].of(figure)
+        assert len(values) == (1 if row.startswith("prior") else 3), row
+        return sum(values) / len(values)
+
+    trained = [row for row, line in table.items() if row.startswith("simclr") and len(line.of("map")) == 3]
+    assert mean("simclr, weak, GPS by noise", "knn_weighted") < mean("simclr, weak, plain", "knn_weighted")
+    for figure in ("knn_weighted", "map"):
+        assert max(trained, key=lambda row: mean(row, figure)) == "simclr, weak, GPS by labels"
+    best = mean("simclr, weak, GPS uniform of 3", "map")
+    assert best > mean("simclr, strong, plain", "map")
+    assert best > mean("prior patches", "map")
