@@ -60,6 +60,7 @@ def bare_seconds(images: ImageSet, prior: dict[str, Any]) -> tuple[float, float]
 
     encoder = resolve_prior(prior, len(images))
     encoder.load(device_of("auto"))
+    encoder.to_device()
     transform = encoder.transform()
     size = encoder.config.batch_size
     arrays = [torch.from_numpy(np.array(transform(images.image(index)))) for index in range(len(images))]

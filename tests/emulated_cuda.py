@@ -218,12 +218,13 @@ class Event:
 
 
 class Current:
-    """``torch.cuda.device``."""
+    """``torch.cuda.device``: since CUDA 12 a GPU has a context, some hundred MB of its memory, once it is the current one."""
 
     def __init__(self, device: Any) -> None:
         self._index = device_of(device).index
 
     def __enter__(self) -> None:
+        GPUS.touched.add(self._index)
         self._before, GPUS.current = GPUS.current, self._index
 
     def __exit__(self, *error: object) -> None:

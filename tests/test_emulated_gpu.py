@@ -164,6 +164,29 @@ def test_priors_stay_on_their_gpu_and_give_the_cpus_embeddings(prior, digit_imag
         assert cache_files(tmp_path / "gpu") == cache_files(tmp_path / "cpu")
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [
+        {"name": "patches"},
+        {"name": "random", **NETWORK},
+        {"name": "timm", "model": "test_resnet.r160_in1k", "pretrained": False, **NETWORK},
+        {"name": "vae", "image_size": 8, "epochs": 1},
+        {"name": "join", "parts": [{"name": "pixels", "image_size": 8}, {"name": "random", **NETWORK}]},
+    ],
+    ids=lambda prior: prior["name"],
+)
+def test_a_found_cache_touches_no_gpu(prior, digit_images, cache_dir):
+    """Its fingerprint is that of the weights on the CPU; the same for every GPU, in fp32."""
+    keys = {**prior, "precision": "fp32"}
+    if prior["name"] == "join":
+        keys = {**prior, "parts": [{**part, "precision": "fp32"} for part in prior["parts"]]}
+    built = embed(digit_images, {**keys, "device": "cpu"})
+    with emulated(4) as gpus:
+        found = embed(digit_images, {**keys, "device": "cuda:1"})
+        assert gpus.touched == set()
+    assert found.fingerprint == built.fingerprint
+
+
 def cache_files(root):
     """The bytes of every file of a cache but its manifest, which says when it was made."""
     files = [path for path in sorted(root.glob("*/*")) if path.suffix != ".json" and ".locks" not in path.parts]

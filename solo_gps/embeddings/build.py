@@ -67,6 +67,8 @@ def build_cache(
     """
     ranks = ranks or Ranks()
     started = time.monotonic()
+    with ranks.failing_together():
+        encoder.to_device()
     _prepare_encoder(images, encoder, digests, work, ranks)
     partial = Partial(work, (len(images), _dimensions(images, encoder)), encoder.config.storage, ranks.rank)
     todo, error = None, None

@@ -67,6 +67,7 @@ def embed_others(
     try:
         with preserved_generators(device), current(device):
             encoder.load(device)
+            encoder.to_device()
             if encoder.trained:
                 folder = embed(fitted_on, prior).folder
                 assert folder is not None

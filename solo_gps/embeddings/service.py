@@ -67,7 +67,7 @@ def embed(images: ImageSet, prior: Mapping[str, Any] | None = None, *, together:
         before.check_unchanged()
     device = device_of(encoder.config.device)
     try:
-        with preserved_generators(device), current(device):
+        with preserved_generators(device):
             encoder.load(device)
             with _said_of_the_disk(cache_root(encoder.config.cache_dir)):
                 if not together:
@@ -178,4 +178,6 @@ def _build_locked(
         if (found := _found(images, encoder, description, root, ranks)) is not None:
             return found, False
         digests = _digests(images, root) if encoder.reads_images else None
-        return build_cache(images, encoder, description, digests, build.with_name(build.name + PARTIAL), ranks), True
+        assert encoder.device is not None, "load comes first"
+        with current(encoder.device):  # which takes memory of the GPU, and so not before there is something to embed
+            return build_cache(images, encoder, description, digests, build.with_name(build.name + PARTIAL), ranks), True

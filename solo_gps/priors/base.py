@@ -22,8 +22,8 @@ __all__ = ["RUNTIME_KEYS", "Encoder", "PriorConfig"]
 class Encoder:
     """Turns images into points of a prior space. Derive from it, and register the class by the hook ``register_encoders``.
 
-    The cache calls, in this order: ``check``, ``load``, ``identity``; then, unless the embeddings are already cached, ``fit``
-    (or ``load_state`` where an interrupted build had fitted already) and ``embed`` for every batch.
+    The cache calls, in this order: ``check``, ``load``, ``identity``; then, unless the embeddings are already cached,
+    ``to_device``, ``fit`` (or ``load_state`` where an interrupted build had fitted already) and ``embed`` for every batch.
 
     Args:
         config: Checked configuration, an instance of ``config_class``.
@@ -55,8 +55,15 @@ class Encoder:
         """
 
     def load(self, device: torch.device) -> None:
-        """Builds what ``identity`` and ``embed`` need (a network, its weights) on ``device``. Extend it; it may use any RNG."""
+        """Builds what ``identity`` needs (a network, its weights), for an encoder that will embed on ``device``.
+
+        Extend it; it may use any RNG. It runs in every process, also where the embeddings are cached: leave the device alone
+        until ``to_device``.
+        """
         self.device = device
+
+    def to_device(self) -> None:
+        """Brings to ``self.device`` what ``load`` built, before anything is embedded; nothing by default."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the embedding, as JSON values. Extend it with digests of weights and with preprocessing.

@@ -46,7 +46,11 @@ class FittedEncoder(Encoder):
         """Builds the network from ``seed``."""
         super().load(device)
         torch.default_generator.manual_seed(self.config.seed)
-        self.network = self.build().to(device)
+        self.network = self.build()
+
+    def to_device(self) -> None:
+        """Puts the network there."""
+        self.network.to(self.device)
 
     def transform(self) -> Callable[[Image], np.ndarray]:
         """Squeezes the image to (3, S, S) uint8."""

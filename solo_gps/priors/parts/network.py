@@ -30,19 +30,22 @@ class NetworkEncoder(Encoder):
     std: Sequence[float] = IMAGENET_STD
 
     def place(self, network: torch.nn.Module) -> None:
-        """Checks the layers, digests the weights, and puts the frozen network on the device, channels last.
+        """Checks the layers, digests the weights, and takes the network, frozen, channels last, where it was built.
 
         Raises:
             UnknownNameError: A layer is not in the network.
         """
-        assert self.device is not None, "load comes first"
         known = [*(name for name, _ in network.named_modules() if name), OWN_OUTPUT]
         for layer in self.config.layers:
             if layer not in known:
                 shallow = [name for name in known if name.count(".") <= 1]
                 raise UnknownNameError("layer", layer, shallow, "Deeper modules can be named too, for example 'layer4.0.conv1'.")
         self._weights = weights_digest(network.state_dict())
-        self.network = network.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def to_device(self) -> None:
+        """Puts the network there: its weights, a part of the cache's name, are read on the CPU."""
+        self.network.to(self.device)
 
     def identity(self) -> dict[str, Any]:
         """The configuration, the digest of the weights, and the normalisation."""
