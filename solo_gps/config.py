@@ -183,7 +183,8 @@ def _wanted(error: Any, schema: type) -> str:
     lists = [field.name for field in dataclasses.fields(schema) if field.default_factory is list]
     if "ListConfig" not in text:
         return text
-    return f"wanted a list, for example [a,b] ({' and '.join(lists)} {'are lists' if len(lists) > 1 else 'is a list'})."
+    named = f" ({' and '.join(lists)} {'are lists' if len(lists) > 1 else 'is a list'})" if lists else ""
+    return f"wanted a list, for example [a,b]{named}."
 
 
 def plain(node: DictConfig, where: str) -> Any:

@@ -7,6 +7,10 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import URLError
+
+MOST_NAMED, CLOSEST = 30, 8
+"""Names that an error lists; of more it lists the closest."""
 
 
 class SoloGpsError(ValueError):
@@ -26,7 +30,11 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
         options = sorted(known)
-        message = f"unknown {kind} {name!r}; known: {', '.join(options) or 'none'}.{did_you_mean(name, options)}"
+        shown = options
+        if len(options) > MOST_NAMED:
+            near = difflib.get_close_matches(str(name), options, n=CLOSEST, cutoff=0.0)
+            shown = [*near, f"and {len(options) - len(near)} others"]
+        message = f"unknown {kind} {name!r}; known: {', '.join(shown) or 'none'}.{did_you_mean(name, options)}"
         super().__init__(message + (f" {hint}" if hint else ""))
 
 
@@ -119,6 +127,11 @@ def of_host(error: BaseException, doing: str) -> HostError:
         error: What was raised.
         doing: What the host was doing, for the user.
     """
+    if isinstance(error, URLError):
+        return HostError(
+            f"solo-learn ended while {doing}: what is not on this machine cannot be fetched ({brief(error)}). Put the data set "
+            "below data.train_path and data.val_path by hand, or mend the network."
+        )
     *_, last = traceback.extract_tb(error.__traceback__)
     reason = last.line if isinstance(error, AssertionError) and not str(error) else brief(error)
     place = f"{'/'.join(Path(last.filename).parts[-3:])}, line {last.lineno}"
@@ -156,5 +169,6 @@ def printable(name: object) -> str:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the closest known name, or the empty string."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    by_case = {option.lower(): option for option in known}
+    close = difflib.get_close_matches(str(name).lower(), by_case, n=1, cutoff=0.5)
+    return f" Did you mean {by_case[close[0]]!r}?" if close else ""

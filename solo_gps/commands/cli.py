@@ -25,11 +25,12 @@ Trains a recipe (YAML of solo-learn 1.0.6) with the installed solo-learn of eith
 
   --config-path FOLDER   where the recipe is; default: the recipes that come with solo-gps
   --config-name RECIPE   its name without .yaml
-  --list                 the recipes that come with solo-gps: paper, row, data, size
+  --list [WORD ...]      the recipes that come with solo-gps: paper, row, data, size; with words, those that have them all
   other arguments        go to Hydra: +sampler=gps, +prior=timm, max_epochs=10, --cfg job, --multirun, ...
 
 examples:
   solo-gps pretrain --config-name simclr_digits data.train_path=runs/demo/digits/train +sampler=gps sampler.gps.k=5
+  solo-gps pretrain --list byol pathmnist
   solo-gps pretrain --config-name gps/cifar10/simclr_weak data.train_path=datasets
   solo-gps pretrain --config-path scripts/pretrain/cifar --config-name simclr wandb.enabled=False +sampler=gps
 """
@@ -143,18 +144,19 @@ def _pretrain(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(PRETRAIN_HELP)
         return 0
-    from solo_gps.commands.recipes import check_recipe_name, recipe_folder, recipe_table
+    from solo_gps.commands.recipes import place_of, recipe_folder, recipe_table
 
     if "--list" in arguments:
-        rows = [("recipe", "paper", "row", "data", "size"), *recipe_table()]
+        rows = [("recipe", "paper", "row", "data", "size"), *recipe_table([word for word in arguments if word != "--list"])]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
         return 0
     arguments, folder, name = _absolute_config_path(arguments)
-    if folder is None:
-        if name is not None:
-            check_recipe_name(name)
+    if folder is None and name is not None:
+        place, name = place_of(name)
+        arguments = ["--config-path", str(place), "--config-name", name, *arguments[2:]]
+    elif folder is None:
         arguments = ["--config-path", str(recipe_folder()), *arguments]
     from solo_gps.commands.program import run_program
 

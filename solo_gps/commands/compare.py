@@ -166,7 +166,7 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     from solo_gps.guide.check import check_recipe, read_recipe
     from solo_gps.hosts.detect import detect_host
 
-    cfg = composed(sweep.keys.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
+    cfg = composed(sweep.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
     asked = read_recipe(cfg)
     if cell.needs:  # its prior's file is one that another cell is to leave
         cfg.pop("prior", None)
@@ -203,7 +203,7 @@ def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
         sweep,
         trained,
         [
-            *("--config-path", str(sweep.recipe_folder), "--config-name", sweep.keys.recipe, "--multirun"),
+            *("--config-path", str(sweep.recipe_folder), "--config-name", sweep.recipe, "--multirun"),
             *("hydra/sweeper=solo_gps_cells", f"hydra.sweeper.plan={quoted(plan)}"),
             *(f"hydra.sweep.dir={quoted(sweep.out.absolute() / 'cells')}", *overrides),
         ],

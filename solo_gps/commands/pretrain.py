@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.errors import ConfigError
+from solo_gps.errors import ConfigError, of_host
 from solo_gps.guide.switch import activate, current_run
 from solo_gps.hosts.dali import data_module
 from solo_gps.hosts.data_folder import reads_by_dali
@@ -52,16 +53,23 @@ def pretrain(cfg: DictConfig) -> Pretrained:
         run.record_in(cfg)
         host.lightning.seed_everything(cfg.seed)
         model = host.build_method(cfg, host.methods[cfg.method])
-        val_loader = host.build_val_loader(cfg)
-        if reads_by_dali(cfg):
-            data = {"datamodule": data_module(cfg, val_loader)}
-        else:
-            data = {"train_dataloaders": host.build_train_loader(cfg), "val_dataloaders": val_loader}
+        try:
+            data = _data(cfg, host)
+        except URLError as error:  # torchvision's, of a set that solo-learn has it fetch
+            raise of_host(error, "reading the data") from error
         trainer = host.lightning.Trainer(
             **{**host.trainer_kwargs(cfg), "callbacks": host.callbacks(cfg), "logger": _logger(cfg, host)}
         )
         trainer.fit(model, **data, ckpt_path=host.checkpoint_to_resume(cfg))
     return Pretrained(model=model, trainer=trainer, cfg=cfg, host=host)
+
+
+def _data(cfg: DictConfig, host: Host) -> dict[str, Any]:
+    """The trainer's loaders; the held-out images come first, since tables are built for those that are trained on."""
+    val_loader = host.build_val_loader(cfg)
+    if reads_by_dali(cfg):
+        return {"datamodule": data_module(cfg, val_loader)}
+    return {"train_dataloaders": host.build_train_loader(cfg), "val_dataloaders": val_loader}
 
 
 def _logger(cfg: DictConfig, host: Host) -> Any:

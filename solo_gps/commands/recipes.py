@@ -25,9 +25,22 @@ def recipe_names() -> list[str]:
     return sorted(path.as_posix() for path in files if path.parts[0] != PARTS)
 
 
-def recipe_table() -> list[tuple[str, ...]]:
-    """Returns, for each recipe, its name, then paper, row, data and size, as the first line of its file's own comment says."""
-    return [(name, *_told(recipe_folder() / f"{name}.yaml")) for name in recipe_names()]
+def recipe_table(words: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Returns, for each recipe, its name, then paper, row, data and size, as the first line of its file's own comment says.
+
+    Args:
+        words: Take those alone that have all of them, in upper or lower case.
+
+    Raises:
+        UnknownNameError: None has a word, or all of them.
+    """
+    rows = [(name, *_told(recipe_folder() / f"{name}.yaml")) for name in recipe_names()]
+    for word in words:
+        known = {part for row in rows for part in (*row[0].split("/"), row[1], row[3])}
+        rows = [row for row in rows if word.lower() in " ".join(row).lower()]
+        if not rows:
+            raise UnknownNameError("word of the recipes" if word == words[0] else "word of these recipes", word, known)
+    return rows
 
 
 def _told(file: Path) -> list[str]:
@@ -36,10 +49,18 @@ def _told(file: Path) -> list[str]:
         return next(comments).removeprefix("# ").strip().split(" | ")
 
 
-def check_recipe_name(name: str) -> None:
-    """Raises :class:`UnknownNameError`, with the closest name, for a recipe that does not exist."""
-    if name.removesuffix(".yaml") not in recipe_names():
-        raise UnknownNameError("recipe", name, recipe_names(), "--config-path names a folder of your own.")
+def place_of(name: str) -> tuple[Path, str]:
+    """Returns the folder of a recipe, and its name there; from a folder above, Hydra finds no group that is added to it.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+    """
+    name = name.removesuffix(".yaml")
+    if name not in recipe_names():
+        hint = "`solo-gps pretrain --list` shows all; --config-path names a folder of your own."
+        raise UnknownNameError("recipe", name, recipe_names(), hint)
+    file = recipe_folder() / name
+    return file.parent, file.name
 
 
 def compose_recipe(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -52,8 +73,8 @@ def compose_recipe(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    check_recipe_name(name)
-    with initialize_config_dir(version_base="1.2", config_dir=str(recipe_folder())):
+    folder, name = place_of(name)
+    with initialize_config_dir(version_base="1.2", config_dir=str(folder)):
         cfg = compose(name, overrides=list(overrides))
     OmegaConf.set_struct(cfg, False)
     return cfg

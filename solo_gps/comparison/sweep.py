@@ -29,13 +29,15 @@ class Sweep:
     Attributes:
         keys: What it says.
         judge: How a trained network is judged.
-        recipe_folder: Folder of the recipe.
+        recipe_folder: Folder that Hydra composes from.
+        recipe: Name of the recipe in it.
         cells: Every cell, in the order in which they are trained.
     """
 
     keys: SweepKeys
     judge: JudgeKeys
     recipe_folder: Path
+    recipe: str
     cells: tuple[Cell, ...]
 
     @property
@@ -71,8 +73,8 @@ def read_sweep(file: Path) -> Sweep:
     if not keys.seeds or len(set(keys.seeds)) < len(keys.seeds):
         raise ConfigError(f"{where}: seeds={keys.seeds}: wanted one or more, each once.")
     cells = cells_of(keys, where)
-    folder = _recipe_folder(file, keys)
-    keyed = tuple(_with_keys(cells, keys, judge, folder))
+    folder, recipe = _recipe(file, keys)
+    keyed = tuple(_with_keys(cells, recipe, judge, folder))
     by_name: dict[str, Cell] = {}
     for cell in keyed:
         other = by_name.setdefault(cell.name, cell)
@@ -80,7 +82,7 @@ def read_sweep(file: Path) -> Sweep:
             raise ConfigError(
                 f"{where}: {other.row!r} and {cell.row!r} say the same, and would be one file. Rename one, or leave it out."
             )
-    return Sweep(keys=keys, judge=judge, recipe_folder=folder, cells=keyed)
+    return Sweep(keys=keys, judge=judge, recipe_folder=folder, recipe=recipe, cells=keyed)
 
 
 def _values(file: Path, where: str) -> dict[str, Any]:
@@ -115,7 +117,8 @@ def _escaped(value: Any) -> Any:
     return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
-def _recipe_folder(file: Path, keys: SweepKeys) -> Path:
+def _recipe(file: Path, keys: SweepKeys) -> tuple[Path, str]:
+    """The folder to compose from, and the recipe's name in it; for ours its own folder, so that groups may be added to it."""
     from hydra_plugins.solo_gps_searchpath import config_folder
 
     folder = config_folder() / "recipe" if keys.config_path is None else (file.parent / keys.config_path).resolve()
@@ -125,7 +128,7 @@ def _recipe_folder(file: Path, keys: SweepKeys) -> Path:
             f"{printable(recipe)}: no such recipe. recipe={keys.recipe!r} is one that `solo-gps pretrain --list` shows or, with "
             "config_path (seen from the sweep file), one of your own."
         )
-    return folder
+    return (recipe.parent, recipe.stem) if keys.config_path is None else (folder, keys.recipe)
 
 
 def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
@@ -154,7 +157,7 @@ def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
     return cfg
 
 
-def _with_keys(cells: Sequence[Cell], keys: SweepKeys, judge: JudgeKeys, folder: Path) -> Iterator[Cell]:
+def _with_keys(cells: Sequence[Cell], recipe: str, judge: JudgeKeys, folder: Path) -> Iterator[Cell]:
     from omegaconf import OmegaConf
 
     judged = {key: value for key, value in asdict(judge).items() if key not in ("train", "test")}
@@ -162,7 +165,7 @@ def _with_keys(cells: Sequence[Cell], keys: SweepKeys, judge: JudgeKeys, folder:
     made: dict[tuple[str, int | None], str] = {}
     for cell in cells:
         if cell.row not in recipes and not cell.alone:
-            whole: Any = OmegaConf.to_container(composed(keys.recipe, folder, cell.overrides, cell.row), resolve=False)
+            whole: Any = OmegaConf.to_container(composed(recipe, folder, cell.overrides, cell.row), resolve=False)
             recipes[cell.row] = {key: value for key, value in whole.items() if key not in (*OURS, *OF_THE_MACHINE)}
         below = [made[row, cell.seed] for row in cell.needs]
         said = [list(cell.overrides), recipes.get(cell.row), judged, below, cell.seed]

@@ -32,7 +32,7 @@ from solo_gps.guide.watch import Watch
 from solo_gps.hosts.dali import Shown, check_reads
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.detect import Host
-from solo_gps.hosts.images import HostImages, can_read, check_decoding, host_images
+from solo_gps.hosts.images import HostImages, can_read, check_decoding, check_shapes, host_images
 from solo_gps.interfaces import ImageSet, Pairs, ShownCrops, name_of
 from solo_gps.methods import crops_from_positive, facts_of
 from solo_gps.plugins import wrapped
@@ -192,6 +192,9 @@ class GuidedRun:
         if reads_by_dali(self.cfg):
             check_reads(images, np.zeros(1, np.int64))
         check_decoding(images)
+        for kind in () if reads_by_dali(self.cfg) else self.cfg.augmentations:
+            if OmegaConf.select(kind, "rrc.enabled") is False:
+                check_shapes(images, kind.crop_size)
         if self.asked.images.store is not None:
             assert isinstance(images, HostImages), "a plugin's are refused by host_images"
             keep_decoded(

@@ -27,6 +27,7 @@ from solo_gps.interfaces import ImageSet
 from solo_gps.plugins import registered
 
 REHEARSED = 8
+LOOKED_AT = 64
 TRUE_HEADS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
 """Formats whose images are decoded to the size in their head; one of TIFF, say, may be turned."""
 
@@ -229,6 +230,28 @@ def check_decoding(images: ImageSet) -> None:
     for index in range(0, len(images), -(-len(images) // REHEARSED)):
         with suppress(UnreadableImageError):  # whoever needs it says so
             images.image(index)
+
+
+def check_shapes(images: ImageSet, crop_size: int) -> None:
+    """Looks at some images, so that those of which solo-learn can make no batch are an error before any long work.
+
+    Args:
+        images: The training images.
+        crop_size: What the shorter side alone is scaled to, since nothing is cropped.
+
+    Raises:
+        DataError: The longer sides differ.
+    """
+    shapes = set()
+    for index in range(0, len(images), -(-len(images) // LOOKED_AT)):
+        with suppress(UnreadableImageError):
+            shapes.add(tuple(int(crop_size * side / min(size)) for size in [images.image(index).size] for side in size))
+    if len(shapes) > 1:
+        some = " and ".join(f"{width} x {height}" for width, height in sorted(shapes)[:2])
+        raise DataError(
+            f"augmentations: rrc.enabled=False scales the shorter side alone to {crop_size} pixels, which gives images of "
+            f"several shapes here ({some}), and no batch. Set rrc.enabled=True; crop_min_scale=1.0 takes the whole of each."
+        )
 
 
 def can_read(dataset: Dataset) -> bool:

@@ -59,6 +59,8 @@ def check_named(data: Mapping[str, Any]) -> None:
     if asked not in (None, classes):
         raise ConfigError(f"data.num_classes={asked!r}: {name} has {classes}. Leave data.num_classes out.")
     held_out = data.get("val_path")
+    if held_out not in (None, "None") and found.classes == 1:
+        raise ConfigError(f"data.val_path: {name} has no classes to validate by. Set data.val_path=null.")
     if held_out not in (None, "None") and 1 < class_count(found, held_out) != classes:
         raise DataError(
             f"data.val_path={str(held_out)!r}: {name} has {class_count(found, held_out)} classes there, and {classes} below "

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.errors import ConfigError
+from solo_gps.errors import ConfigError, DataError, first_line
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
 from solo_gps.hosts.named import class_count, held_out_loader, named_dataset, train_set
@@ -213,4 +213,7 @@ def _share(dataset: Any, fraction: float) -> None:
     from sklearn.model_selection import train_test_split
 
     labels = [label for _, label in dataset.samples]
-    dataset.samples, _ = train_test_split(dataset.samples, train_size=fraction, stratify=labels, random_state=42)
+    try:
+        dataset.samples, _ = train_test_split(dataset.samples, train_size=fraction, stratify=labels, random_state=42)
+    except ValueError as error:
+        raise DataError(f"data.fraction={fraction}: {first_line(error).rstrip('.')}. Raise it, or leave it out.") from error

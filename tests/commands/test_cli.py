@@ -53,6 +53,23 @@ def test_recipes_are_listed(capsys):
     assert re.split(r" {2,}", row)[1:] == ["GPS-SSL", "BYOL, strong", "CIFAR-10", "50,000 images, 32 x 32"]
 
 
+def test_recipes_are_listed_by_words(capsys):
+    assert cli.main(["pretrain", "--list", "BYOL", "pathmnist"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["gps/pathmnist/byol_strong", "gps/pathmnist/byol_weak"]
+    for words in (["cifra10"], ["byol", "sepp"], ["--config-path", "mine"]):
+        assert cli.main(["pretrain", "--list", *words]) == 1
+        assert re.fullmatch(r"solo-gps: unknown word of (the|these) recipes '[^']+'; known: .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["GPS/CIFAR10/SimCLR_Weak", "cifar10/simclr_weak", "gps/cifar10/simclr"])
+def test_an_unknown_recipe_names_the_closest_ones_not_all(name, capsys):
+    assert cli.main(["pretrain", "--config-name", name]) == 1
+    error = capsys.readouterr().err
+    assert "Did you mean 'gps/cifar10/simclr_weak'? `solo-gps pretrain --list` shows all" in error
+    assert f"and {len(recipe_names()) - 8} others." in error
+
+
 def test_an_unknown_recipe_is_one_line(capsys):
     assert cli.main(["pretrain", "--config-name", "simclr_digit"]) == 1
     error = capsys.readouterr().err

@@ -73,14 +73,22 @@ def test_a_row_is_what_its_name_and_its_first_line_say(name):
         jitter = max(crop.color_jitter.prob for crop in cfg.augmentations)
         assert (jitter == 0) == row.endswith("RHFlip")
         assert all(crop.horizontal_flip.prob == 0.5 for crop in cfg.augmentations)
+        assert (cfg.backbone.name, cfg.sampler.gps.k, cfg.prior.name, cfg.prior.model) == (
+            "resnet50",
+            1,
+            "torchvision",
+            "resnet50",
+        )
     elif paper == "SePP":
         assert name == f"sepp/{cfg.data.dataset}/{cfg.method}"
         assert (cfg.max_epochs, cfg.optimizer.batch_size, cfg.backbone.name) == (800, 1024, "resnet50")
+        assert (cfg.sampler.sepp.fraction, cfg.sampler.sepp.window) == (0.1, "paper")
     else:
         assert name == f"pnnclr/{cfg.data.dataset}"
         # The paper's rate is 0.001 for batches of 64; solo-learn scales by batch / 256.
         assert math.isclose(cfg.optimizer.lr * cfg.optimizer.batch_size / 256, 0.001)
         assert (cfg.sampler.pnn.alpha, cfg.sampler.pnn.beta, cfg.sampler.pnn.ema) == (0.05, 0.1, 0.99)
+        assert (cfg.backbone.name, cfg.method_kwargs.proj_output_dim) == ("resnet50", 2048)
 
 
 @pytest.mark.host
@@ -105,6 +113,16 @@ def test_sampler_none_is_the_rows_baseline(name):
     assert {key: cfg[key] for key in cfg if key != "sampler"} == {
         key: guided[key] for key in guided if key not in ("sampler", "prior")
     }
+
+
+@pytest.mark.parametrize("name", ["gps/hotel_id/byol_weak", "sepp/imagenet/simclr", "pnnclr/stl10"])
+def test_groups_may_be_added_to_a_row(name):
+    cfg = compose_recipe(
+        name, ["+refresh=features", "+search=faiss", "+watch=pictures", "prior=patches" if name[0] != "p" else "seed=1"]
+    )
+    assert cfg.refresh.of == "features"
+    assert cfg.search.backend == "faiss"
+    assert cfg.watch.every == 10
 
 
 def small(name, root):

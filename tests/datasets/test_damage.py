@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 from threading import Thread
+from urllib.error import URLError
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ from named_data import HELD_OUT, TRAIN, WRITERS, medmnist
 from PIL import Image
 from torchvision.datasets import utils as torchvision_utils
 
-from solo_gps.errors import ConfigError, DataError, UnreadableImageError
+from solo_gps.errors import ConfigError, DataError, HostError, UnreadableImageError
 from solo_gps.hosts.named import LOCK, check_named, held_out_set, open_named
 from solo_gps.hosts.named_set import NamedSet
 
@@ -183,6 +184,50 @@ def test_an_image_that_cannot_be_read_is_named_in_a_plain_run_too(name, change, 
         items[index]
 
 
+OFF = ("color_jitter", "grayscale", "gaussian_blur", "solarization", "equalization", "horizontal_flip")
+SHORTER_SIDE_ALONE = {"rrc": {"enabled": False}, "crop_size": 32, "num_crops": 2, **{kind: {"prob": 0.0} for kind in OFF}}
+
+
+@pytest.mark.host
+def test_photos_of_several_shapes_that_are_not_cropped_are_refused_before_the_prior(tmp_path, recipe, train, own_cache):
+    WRITERS["voc2007"](tmp_path)
+    node = {"dataset": "voc2007", "train_path": str(tmp_path), "val_path": None}
+    nodes = {"sampler": {"gps": {"k": 3}}, "prior": {"name": "pixels"}, "max_steps": 1}
+    with pytest.raises(DataError, match=r"rrc\.enabled=False scales the shorter side alone to 32 .*\(32 x 36 and 32 x 48\)"):
+        train(recipe(**nodes, data=node, augmentations=[SHORTER_SIDE_ALONE]))
+    assert not own_cache.exists() or not list(own_cache.glob("*/embeddings.npy"))
+    WRITERS["fgvc_aircraft"](tmp_path)  # all of one shape: a batch of 32 x 42 pixels is solo-learn's own
+    run = train(recipe(**nodes, data={**node, "dataset": "fgvc_aircraft"}, augmentations=[SHORTER_SIDE_ALONE]))
+    assert run.batches[0][1][0].shape[2:] == (32, 42)
+
+
+@pytest.mark.host
+def test_a_share_that_cannot_have_every_class_is_one_line(tmp_path):
+    from solo_gps.hosts.detect import detect_host
+
+    host = detect_host()
+    WRITERS["pathmnist"](tmp_path)
+    node = {"dataset": "pathmnist", "train_path": str(tmp_path), "format": "image_folder", "no_labels": False, "fraction": 0.1}
+    if host.generation == "1.0.2":  # takes one of each class
+        assert len(host.build_train_set(node, None)) == 9
+        return
+    with pytest.raises(DataError, match=r"data\.fraction=0\.1: The train_size = 2 .*classes = 9\. Raise it"):
+        host.build_train_set(node, None)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "stl10"])
+@pytest.mark.parametrize("sampler", [{"gps": {}}, None])
+def test_solo_learns_own_set_that_cannot_be_fetched_is_one_line(dataset, sampler, tmp_path, recipe, train, monkeypatch):
+    def unreachable(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision_utils, "_get_redirect_url", unreachable)
+    data = {"dataset": dataset, "train_path": str(tmp_path), "val_path": str(tmp_path)}
+    with pytest.raises(HostError, match=r"cannot be fetched \(URLError: .*no route to host.*below data\.train_path"):
+        train(recipe(sampler=sampler, data=data))
+
+
 def test_a_number_of_images_that_was_not_published_is_said(tmp_path, caplog):
     WRITERS["pathmnist"](tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -206,6 +251,9 @@ def test_other_classes_than_the_sets_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"data\.val_path='.*others': hotel_id has 3 classes there, and 4 below"):
         check_named(node)
     check_named({**node, "val_path": node["train_path"]})
+    WRITERS["chestmnist"](tmp_path / "chest")
+    with pytest.raises(ConfigError, match="chestmnist has no classes to validate by"):
+        check_named({"dataset": "chestmnist", "train_path": str(tmp_path / "chest"), "val_path": str(tmp_path / "chest")})
     assert len(held_out_set({**node, "val_path": node["train_path"]})) == HELD_OUT
 
 
