@@ -1,37 +1,38 @@
-"""Neighbour search on a GPU: one command, one JSON and one Markdown table. Under eight minutes on one data-centre GPU.
+"""Neighbour search on a GPU: one command, one JSON and one Markdown table for each size.
 
     python benchmarks/gpu_suite.py --out results/          # N = 1,281,167, D = 768, k = 50
     python benchmarks/gpu_suite.py --images 200000 --out results/
 
+A row is on disk once it is measured, and a call begins none after --minutes: run it again until it says that all is done.
+
 Runs our exact search, FAISS's flat search on the GPU (where a FAISS for CUDA is installed) and a plain torch float32 product with
-topk, on the same embeddings; reports seconds, GPU memory and queries a second; then checks a random sample of rows of our table
+topk, on the same embeddings; reports seconds, GPU memory and queries a second; then checks a random sample of rows of our tables
 against float64 on the CPU. Peers run on as many queries as fit their share of the time and are scaled up to N; the table says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from harness import Report, parser
+from harness import Ongoing, in_pieces
 
 from solo_gps.neighbours.backends.faiss_here import installed_faiss
-from solo_gps.runtime.files import write_text
 
 K = 50
 PEER_SECONDS = 75.0
 SAMPLE = 300
 
 
-def embeddings(images: int, columns: int) -> np.ndarray:
-    """(N, D) float16, made on the GPU: an inner dimension of 32, 1,000 clusters, noise in every column."""
+def embeddings(images: int, columns: int, device: str) -> np.ndarray:
+    """(N, D) float16, made on the device: an inner dimension of 32, 1,000 clusters, noise in every column."""
     import torch
 
-    generator = torch.Generator("cuda").manual_seed(0)
-    options = {"device": "cuda", "generator": generator}
+    options: dict[str, Any] = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
     centres = torch.randn((1000, 32), **options) * 2
     mixing = torch.randn((32, columns), **options) / 32**0.5
     out = np.empty((images, columns), np.float16)
@@ -43,10 +44,14 @@ def embeddings(images: int, columns: int) -> np.ndarray:
     return out
 
 
-def timed(run: Callable[[], object]) -> tuple[float, float, object]:
+def timed(run: Callable[[], object], device: str) -> tuple[float, float | None, object]:
     """Seconds, peak GPU memory of torch in GiB, result."""
     import torch
 
+    if device == "cpu":
+        begun = time.perf_counter()
+        result = run()
+        return time.perf_counter() - begun, None, result
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
@@ -56,40 +61,39 @@ def timed(run: Callable[[], object]) -> tuple[float, float, object]:
     return time.perf_counter() - begun, torch.cuda.max_memory_allocated() / 2**30, result
 
 
-def ours(array: np.ndarray, backend: str, memory_mib: int) -> np.ndarray:
-    from solo_gps.interfaces import Embeddings
+def ours(array: np.ndarray, backend: str, given: argparse.Namespace) -> np.ndarray:
     from solo_gps.neighbours import find
 
-    search = {"backend": backend, "device": "cuda", "gpu_memory_mib": memory_mib}
-    return find(Embeddings(array=array, fingerprint="gpu-suite", folder=None, space="euclidean"), search, k=K).indices
+    return find(array, {"backend": backend, "device": given.device, "gpu_memory_mib": given.memory_mib}, k=K).indices
 
 
-def peer_queries(run: Callable[[int, int], object], images: int, block: int) -> tuple[int, float]:
+def peer_queries(run: Callable[[int, int], object], images: int, block: int, device: str) -> tuple[int, float]:
     """Runs blocks of queries until the time is up; returns queries answered and seconds."""
     import torch
 
-    run(0, block)
-    torch.cuda.synchronize()
+    wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    run(0, min(block, images))
+    wait()
     begun, done = time.perf_counter(), 0
     while done < images and time.perf_counter() - begun < PEER_SECONDS:
         run(done, min(done + block, images))
-        torch.cuda.synchronize()
+        wait()
         done = min(done + block, images)
     return done, time.perf_counter() - begun
 
 
-def plain_torch(array: np.ndarray) -> tuple[int, float]:
+def plain_torch(array: np.ndarray, device: str) -> tuple[int, float]:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
-    points = torch.from_numpy(array).to("cuda").float()
+    points = torch.from_numpy(array).to(device).float()
     norms = (points * points).sum(1)
 
     def run(start: int, stop: int) -> object:
         squared = torch.addmm(norms[None, :], points[start:stop], points.T, alpha=-2)
         return torch.topk(squared, K + 1, dim=1, largest=False)
 
-    return peer_queries(run, len(array), 2048)
+    return peer_queries(run, len(array), 2048, device)
 
 
 def faiss_flat(array: np.ndarray) -> tuple[int, float]:
@@ -98,7 +102,7 @@ def faiss_flat(array: np.ndarray) -> tuple[int, float]:
     points = array.astype(np.float32)
     index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(points.shape[1]), ngpu=1)
     index.add(points)
-    return peer_queries(lambda start, stop: index.search(points[start:stop], K + 1), len(points), 8192)
+    return peer_queries(lambda start, stop: index.search(points[start:stop], K + 1), len(points), 8192, "cuda")
 
 
 def check(array: np.ndarray, indices: np.ndarray) -> dict[str, object]:
@@ -134,52 +138,63 @@ COLUMNS = {
     "rate": "queries a second|,.0f",
     "gpu_gib": "GPU memory, GiB|.1f",
 }
+OURS = "solo-gps torch, exact"
 
 
-def suite(report: Report, images: int, columns: int, memory_mib: int) -> dict[str, object]:
-    """Adds a row a search; a peer's seconds are scaled up to all queries. Returns the check of our table."""
-    import torch
+def checked_search(array: np.ndarray, backend: str, given: argparse.Namespace) -> dict[str, object]:
+    """Seconds and memory of one of our searches, and how its table compares with float64."""
+    ours(array[:5000], backend, given)
+    seconds, gib, indices = timed(lambda: ours(array, backend, given), given.device)
+    return {"seconds": seconds, "queries": len(array), "gpu_gib": gib, "check": check(array, np.asarray(indices))}
 
-    def add(search: str, seconds: float, queries: int = images, gpu_gib: float | None = None) -> None:
-        scaled = seconds * images / queries
-        report.add(search=search, seconds=scaled, queries=queries, rate=images / scaled, gpu_gib=gpu_gib)
 
-    array = embeddings(images, columns)
-    ours(array[:5000], "torch", memory_mib)
-    seconds, gib, indices = timed(lambda: ours(array, "torch", memory_mib))
-    add("solo-gps torch, exact", seconds, gpu_gib=gib)
-    checked = check(array, np.asarray(indices))
-    queries, seconds = plain_torch(array)
-    add("torch float32 product + topk", seconds, queries)
-    torch.cuda.empty_cache()
-    if installed_faiss().gpus:
-        seconds, _, _ = timed(lambda: ours(array, "faiss_gpu", memory_mib))
-        add("solo-gps faiss_gpu, exact", seconds)
-        queries, seconds = faiss_flat(array)
-        add("FAISS GPU flat", seconds, queries)
-    return checked
+def peer(answered: tuple[int, float], images: int) -> dict[str, object]:
+    """A peer's seconds, scaled up to all queries."""
+    queries, seconds = answered
+    return {"seconds": seconds * images / queries, "queries": queries}
+
+
+def searches(given: argparse.Namespace) -> dict[str, Callable[[np.ndarray], dict[str, object]]]:
+    """Each row's name, and what measures it."""
+    rows: dict[str, Callable[[np.ndarray], dict[str, object]]] = {
+        OURS: lambda array: checked_search(array, "torch", given),
+        "torch float32 product + topk": lambda array: peer(plain_torch(array, given.device), len(array)),
+    }
+    if given.device == "cuda" and installed_faiss().gpus:
+        rows["solo-gps faiss_gpu, exact"] = lambda array: checked_search(array, "faiss_gpu", given)
+        rows["FAISS GPU flat"] = lambda array: peer(faiss_flat(array), len(array))
+    return rows
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = in_pieces(__doc__)
     arguments.add_argument("--images", type=int, default=1_281_167)
     arguments.add_argument("--columns", type=int, default=768)
     arguments.add_argument("--memory-mib", type=int, default=16384)
-    arguments.add_argument("--out", type=Path, default=Path("."))
+    arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the script out, at a small size")
     given = arguments.parse_args()
     import torch
 
-    if not torch.cuda.is_available():
+    if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit("gpu_suite: torch sees no GPU here; benchmarks/knn.py measures the CPU.")
-    report = Report(f"{installed_faiss()}; N = {given.images:,}, D = {given.columns}, k = {K}", COLUMNS)
-    checked = suite(report, given.images, given.columns, given.memory_mib)
-    note = (
-        f"Checked against float64: {checked['rows_with_the_same_images']} of {checked['rows']} rows hold the same images; the "
-        f"largest relative difference of a distance is {checked['largest_relative_difference']:.1e}. Where fewer queries than N "
-        "were run, the seconds are scaled up."
-    )
-    report.end(given.json or given.out / "gpu_suite.json", note, check=checked)
-    write_text(given.out / "gpu_suite.md", report.text)
+    place = "on the GPU" if given.device == "cuda" else "ON THE CPU, which no figure of a GPU follows from"
+    what = f"{installed_faiss()}; N = {given.images:,}, D = {given.columns}, k = {K}, {place}"
+    report = Ongoing(what, COLUMNS, given, f"gpu_suite_{given.images}x{given.columns}")
+    rows = searches(given)
+    left = [name for name in rows if report.row(name) is None]
+    array = embeddings(given.images, given.columns, given.device) if left else None
+    while left:  # a row a call at the least
+        row = rows[left[0]](array)
+        report.add(search=left.pop(0), rate=given.images / row["seconds"], **row)
+        if report.over:
+            break
+    notes = [
+        f"{row['search']}, against float64: {row['check']['rows_with_the_same_images']} of {row['check']['rows']} rows hold the "
+        f"same images; the largest relative difference of a distance is {row['check']['largest_relative_difference']:.1e}."
+        for row in report.rows
+        if "check" in row
+    ]
+    report.done(left, " ".join([*notes, "Where fewer queries than N were run, the seconds are scaled up."]))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Report, parser
-
-from solo_gps.runtime.files import write_text
+from harness import Report, in_pieces
 
 COLUMNS = {"outcome": "outcome", "tests": "tests"}
 
@@ -71,9 +69,7 @@ class Notes:
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--minutes", type=float, default=7.0)
+    arguments = in_pieces(__doc__)
     arguments.add_argument("tests", nargs="*", default=["tests"])
     given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -87,8 +83,8 @@ def main() -> None:
     }
     last = [f"- `{name}`: {text.strip().splitlines()[-1] if text.strip() else 'cut off'}" for name, text in unwell.items()]
     over = "All has run." if not notes.left else f"{notes.left} tests are left: run it again."
-    report.end(given.json or given.out / "gpu_tests.json", "\n".join([over, *last]), unwell=unwell, left=notes.left)
-    write_text(given.out / "gpu_tests.md", report.text)
+    record = given.json or given.out / "gpu_tests.json"
+    report.end(record, "\n".join([over, *last]), given.out / "gpu_tests.md", unwell=unwell, left=notes.left)
     well = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
     if ended not in well and not (notes.over and ended == pytest.ExitCode.INTERRUPTED):
         sys.exit(f"pytest ended with {ended!r}.")

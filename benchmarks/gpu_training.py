@@ -10,17 +10,15 @@ epoch anew, so that only accuracies compare, not seconds.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import Report, knn_percent, parser, recipe
+from harness import Ongoing, in_pieces, knn_percent, recipe
 
 from solo_gps.commands.pretrain import pretrain
 from solo_gps.hosts.detect import detect_host
-from solo_gps.runtime.files import write_text
 
 GPS = {"sampler": {"gps": {}}, "images": {"store": "memory"}}
 CELLS: dict[str, dict[str, Any]] = {"plain": {}, "gps": GPS}
@@ -43,16 +41,16 @@ def cell_recipe(given: Any, cell: str) -> Any:
     return cfg
 
 
-def train_until(end: float, given: Any, cell: str) -> Any:
-    """Trains a cell until it is finished, or until an epoch ends after ``end`` (of ``time.monotonic``)."""
+def train_until(report: Ongoing, given: Any, cell: str) -> Any:
+    """Trains a cell until it is finished, or until an epoch ends after the minutes of this call."""
     host = detect_host()
     callbacks = type(host).callbacks
 
     class Until(host.lightning.Callback):  # type: ignore[misc,name-defined]  # the installed generation's
-        """Ends a training at the first epoch end after ``end``: each call brings an epoch at least, whatever its time."""
+        """Ends a training at the first epoch end after the time: each call brings an epoch at least, whatever its time."""
 
         def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
-            trainer.should_stop = time.monotonic() > end
+            trainer.should_stop = report.over
 
     def with_until(self: Any, cfg: Any) -> list[Any]:
         return [*callbacks(self, cfg), Until()]
@@ -62,36 +60,29 @@ def train_until(end: float, given: Any, cell: str) -> Any:
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = in_pieces(__doc__)
     arguments.add_argument("--train", type=Path, required=True)
     arguments.add_argument("--test", type=Path, required=True)
-    arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--minutes", type=float, default=7.0)
     arguments.add_argument("--epochs", type=int, default=40)
     arguments.add_argument("--batch-size", type=int, default=256)
     arguments.add_argument("--workers", type=int, default=12)
     arguments.add_argument("--accelerator", default="gpu")
     arguments.add_argument("--precision", default="bf16-mixed")
     given = arguments.parse_args()
-    end = time.monotonic() + 60 * given.minutes
-    report = Report(f"CIFAR-10 at {given.train}, ResNet-18, simclr, weak, {given.epochs} epochs", COLUMNS)
+    what = f"CIFAR-10 at {given.train}, ResNet-18, simclr, weak, {given.epochs} epochs"
+    report = Ongoing(what, COLUMNS, given, "gpu_training")
+    trained = False
     for cell in CELLS:
-        record = given.out / f"gpu_training_{cell}.json"
-        row = json.loads(record.read_text()) if record.exists() else {"cell": cell, "epochs": 0, "knn": None}
-        row["seconds"] = None
-        if row["epochs"] < given.epochs and time.monotonic() < end:
+        row = {**(report.row(cell) or {"cell": cell, "epochs": 0, "knn": None}), "seconds": None}
+        if row["epochs"] < given.epochs and not (trained and report.over):  # an epoch a call at the least
+            trained = True
             begun = time.monotonic()
-            done = train_until(end, given, cell)
+            done = train_until(report, given, cell)
             row |= {"epochs": int(done.trainer.current_epoch), "seconds": time.monotonic() - begun}
             if row["epochs"] >= given.epochs:
                 row["knn"] = knn_percent(done, given.train, given.test)
-            write_text(record, json.dumps(row, indent=1) + "\n")
         report.add(**row)
-    left = [row["cell"] for row in report.rows if row["knn"] is None]
-    report.end(
-        given.json or given.out / "gpu_training.json", f"To be gone on with: {', '.join(left)}." if left else "All is done."
-    )
-    write_text(given.out / "gpu_training.md", report.text)
+    report.done([row["cell"] for row in report.rows if row["knn"] is None])
 
 
 if __name__ == "__main__":

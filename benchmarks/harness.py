@@ -32,6 +32,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def in_pieces(doc: str | None) -> argparse.ArgumentParser:
+    """The same for a script that is run again until it says that all is done: see :class:`Ongoing`."""
+    made = parser(doc)
+    made.add_argument("--out", type=Path, required=True, help="folder of what is done")
+    made.add_argument("--minutes", type=float, default=7.0, help="a call ends with what it is at when these are over")
+    return made
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     import torch
@@ -60,31 +68,90 @@ class Report:
 
     def __init__(self, what: str, columns: Mapping[str, str]) -> None:
         self.machine, self.what, self.rows = machine(), what, list[dict[str, Any]]()
+        self._key, self._note = next(iter(columns)), ""
         self._formats = {key: head.partition("|")[2] for key, head in columns.items()}
-        self.text = ""
         on = ", ".join(f"{key} {value}" for key, value in self.machine.items() if value is not None)
-        self._say(f"{what}\n{on}\n")
-        self._say(f"| {' | '.join(head.partition('|')[0] for head in columns.values())} |\n|{'---|' * len(columns)}")
+        heads = " | ".join(head.partition("|")[0] for head in columns.values())
+        self._head = f"{what}\n{on}\n\n| {heads} |\n|{'---|' * len(columns)}"
+        print(self._head, flush=True)
 
-    def _say(self, line: str) -> None:
-        self.text += f"{line}\n"
-        print(line, flush=True)
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return "\n".join([self._head, *map(self._line, self.rows), *([f"\n{self._note}"] if self._note else []), ""])
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        cells = (format(row[key], spec) if row.get(key) is not None else "" for key, spec in self._formats.items())
+        return f"| {' | '.join(cells)} |"
 
     def add(self, **row: Any) -> None:
         """Adds a row to the table and to the record."""
-        cells = (format(row[key], spec) if row.get(key) is not None else "" for key, spec in self._formats.items())
-        self._say(f"| {' | '.join(cells)} |")
         self.rows.append(row)
+        print(self._line(row), flush=True)
 
-    def end(self, json_file: Path | None = None, note: str = "", **facts: Any) -> None:
-        """Prints a last line, and writes the record where one is wanted."""
+    def end(self, json_file: Path | None = None, note: str = "", page: Path | None = None, **facts: Any) -> None:
+        """Prints a last line, and writes the record, and the table in Markdown, where they are wanted."""
+        if note:
+            self._note = note
+            print(f"\n{note}", flush=True)
+        self._write(json_file, page, **facts)
+
+    def _write(self, json_file: Path | None, page: Path | None, **facts: Any) -> None:
         from solo_gps.runtime.files import write_text
 
-        if note:
-            self._say(f"\n{note}")
         if json_file is not None:
             record = {"command": sys.argv, "machine": self.machine, "what": self.what, **facts, "rows": self.rows}
+            json_file.parent.mkdir(parents=True, exist_ok=True)
             write_text(json_file, json.dumps(record, indent=1) + "\n")
+        if page is not None:
+            write_text(page, self.text)
+
+
+class Ongoing(Report):
+    """A report of a script that is run again until all is done: each row is on disk, JSON and Markdown, once it is there.
+
+    Args:
+        what: As for a report; also what the rows of an earlier call must have been measured with.
+        columns: As for a report; the first one names a row.
+        given: What the script was given (:func:`in_pieces`).
+        name: Of the two files.
+    """
+
+    def __init__(self, what: str, columns: Mapping[str, str], given: argparse.Namespace, name: str) -> None:
+        self._end = time.monotonic() + 60 * given.minutes
+        super().__init__(what, columns)
+        self._files = given.json or given.out / f"{name}.json", given.out / f"{name}.md"
+        if self._files[0].exists():
+            earlier = json.loads(self._files[0].read_text())
+            before, now = ((record["what"], record["machine"]["gpu"]) for record in (earlier, vars(self)))
+            if before != now:
+                sys.exit(f"{self._files[0]} holds rows of {before}, and this is {now}: give another --out.")
+            for row in earlier["rows"]:
+                super().add(**row)
+
+    @property
+    def over(self) -> bool:
+        """Whether the minutes are over."""
+        return time.monotonic() > self._end
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """The row of that name, of this call or an earlier one."""
+        return next((row for row in self.rows if row[self._key] == name), None)
+
+    def add(self, **row: Any) -> None:
+        """Adds a row, in the place of one of the same name, and writes all."""
+        before = self.row(row[self._key])
+        if before is None:
+            super().add(**row)
+        else:
+            self.rows[self.rows.index(before)] = row
+            print(self._line(row), flush=True)
+        self._write(*self._files)
+
+    def done(self, left: Sequence[str], note: str = "") -> None:
+        """Says what is left, and writes all once more."""
+        state = f"To be gone on with: {', '.join(left)}." if left else "All is done."
+        self.end(self._files[0], f"{state} {note}".strip(), self._files[1])
 
 
 def spread(values: Sequence[float], spec: str = ".3f") -> str:

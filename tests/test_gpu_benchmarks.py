@@ -58,7 +58,8 @@ def test_the_training_goes_on_from_its_checkpoint(digits, tmp_path):
     words = ["gpu_training.py", "--train", digits / "train", "--test", digits / "val", "--out", tmp_path, "--epochs", 2]
     small = ["--batch-size", 16, "--workers", 0, "--accelerator", "cpu", "--precision", "32"]
     assert "To be gone on with: plain, gps." in run(*words, *small, "--minutes", "0.0001", cwd=tmp_path)
-    assert json.loads((tmp_path / "gpu_training_plain.json").read_text())["epochs"] == 1
+    first, *_ = json.loads((tmp_path / "gpu_training.json").read_text())["rows"]
+    assert (first["cell"], first["epochs"]) == ("plain", 1)
     for _ in range(2):
         printed = run(*words, *small, cwd=tmp_path)
     assert "All is done." in printed
@@ -66,3 +67,37 @@ def test_the_training_goes_on_from_its_checkpoint(digits, tmp_path):
     assert [(row["cell"], row["epochs"]) for row in rows] == [("plain", 2), ("gps", 2)]
     assert all(20 < row["knn"] <= 100 for row in rows)
     assert rows[0]["seconds"] is None, "what is finished is not trained again"
+
+
+def test_the_searches_are_written_row_by_row_and_none_is_run_again(tmp_path):
+    words = ["gpu_suite.py", "--device", "cpu", "--columns", 16, "--memory-mib", 64, "--out", tmp_path, "--images"]
+    record, page = tmp_path / "gpu_suite_600x16.json", tmp_path / "gpu_suite_600x16.md"
+    assert "To be gone on with: torch float32 product + topk." in run(*words, 600, "--minutes", "0.0001", cwd=tmp_path)
+    (first,) = json.loads(record.read_text())["rows"]
+    assert first["check"]["rows"] == first["check"]["rows_with_the_same_images"] == 300
+    assert first["check"]["largest_relative_difference"] < 1e-4
+    assert "To be gone on with" in page.read_text()
+    for _ in range(2):
+        assert "All is done." in run(*words, 600, cwd=tmp_path)
+        rows = json.loads(record.read_text())["rows"]
+        assert [row["search"] for row in rows] == ["solo-gps torch, exact", "torch float32 product + topk"]
+        assert rows[0] == first, "what is there is not run again"
+    table = page.read_text()
+    assert "ON THE CPU" in table
+    assert table.count("| solo-gps torch, exact |") == 1
+    assert rows[0].get("gpu_gib") is None
+    run(*words, 500, cwd=tmp_path)
+    assert json.loads(record.read_text())["rows"] == rows, "another size has files of its own"
+
+
+def test_rows_of_another_set_up_are_not_gone_on_with(tmp_path):
+    words = ["gpu_suite.py", "--device", "cpu", "--columns", 16, "--out", tmp_path, "--images", 600]
+    run(*words, cwd=tmp_path)
+    record = tmp_path / "gpu_suite_600x16.json"
+    told = json.loads(record.read_text())
+    record.write_text(json.dumps({**told, "machine": {**told["machine"], "gpu": "another"}}))
+    command = [sys.executable, str(ROOT / "benchmarks" / words[0]), *map(str, words[1:])]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "'another'" in done.stderr
+    assert "give another --out" in done.stderr
