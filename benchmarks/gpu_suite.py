@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from harness import Ongoing, in_pieces
+from harness import Ongoing, in_pieces, parser
 
 from solo_gps.neighbours.backends.faiss_here import installed_faiss
 
@@ -167,7 +167,7 @@ def searches(given: argparse.Namespace) -> dict[str, Callable[[np.ndarray], dict
 
 
 def main() -> None:
-    arguments = in_pieces(__doc__)
+    arguments = in_pieces(parser(__doc__))
     arguments.add_argument("--images", type=int, default=1_281_167)
     arguments.add_argument("--columns", type=int, default=768)
     arguments.add_argument("--memory-mib", type=int, default=16384)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Report, in_pieces
+from harness import Report, in_pieces, parser
 
 COLUMNS = {"outcome": "outcome", "tests": "tests"}
 
@@ -69,7 +69,7 @@ class Notes:
 
 
 def main() -> None:
-    arguments = in_pieces(__doc__)
+    arguments = in_pieces(parser(__doc__))
     arguments.add_argument("tests", nargs="*", default=["tests"])
     given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

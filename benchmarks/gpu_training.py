@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness import Ongoing, in_pieces, knn_percent, recipe
+from harness import Ongoing, in_pieces, knn_percent, parser, recipe
 
 from solo_gps.commands.pretrain import pretrain
 from solo_gps.hosts.detect import detect_host
@@ -60,7 +60,7 @@ def train_until(report: Ongoing, given: Any, cell: str) -> Any:
 
 
 def main() -> None:
-    arguments = in_pieces(__doc__)
+    arguments = in_pieces(parser(__doc__))
     arguments.add_argument("--train", type=Path, required=True)
     arguments.add_argument("--test", type=Path, required=True)
     arguments.add_argument("--epochs", type=int, default=40)

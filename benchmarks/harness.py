@@ -32,9 +32,8 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def in_pieces(doc: str | None) -> argparse.ArgumentParser:
-    """The same for a script that is run again until it says that all is done: see :class:`Ongoing`."""
-    made = parser(doc)
+def in_pieces(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """A parser with the arguments of a script that is run again until it says that all is done: see :class:`Ongoing`."""
     made.add_argument("--out", type=Path, required=True, help="folder of what is done")
     made.add_argument("--minutes", type=float, default=7.0, help="a call ends with what it is at when these are over")
     return made
@@ -113,7 +112,7 @@ class Ongoing(Report):
     Args:
         what: As for a report; also what the rows of an earlier call must have been measured with.
         columns: As for a report; the first one names a row.
-        given: What the script was given (:func:`in_pieces`).
+        given: What the script was given (see :func:`in_pieces`).
         name: Of the two files.
     """
 
