@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from functools import update_wrapper
 from importlib.abc import MetaPathFinder
@@ -76,7 +76,7 @@ class GuidedJob:
             for line in overruled(self._own, cfg, _typed(), _choices()):
                 log.warning(line)
         if not asked.samplers:
-            with loader_workers(), _data_of_ours(cfg, self._function):
+            with loader_workers(), _data_of_ours(cfg, self._function), _resumed_as_ours(cfg):
                 return self._function(cfg)
         from solo_gps.guide.switch import activate
 
@@ -101,6 +101,19 @@ def _refused_by_host(run: Any) -> Iterator[None]:
         if run.receipt.steps or not any(module.split(".")[0] in HOSTS for module in modules):
             raise
         raise of_host(error, "preparing its first step") from error
+
+
+@contextmanager
+def _resumed_as_ours(cfg: DictConfig) -> Iterator[None]:
+    """Lets a baseline (``sampler=none``) resume its like alone, as guided runs do: another seed is no part of the first."""
+    if not OmegaConf.select(cfg, "auto_resume.enabled", throw_on_missing=False):
+        yield
+        return
+    from solo_gps.hosts.detect import detect_host
+
+    host = detect_host()
+    with host.switched_on() if host.generation == "1.0.6" else nullcontext():  # 1.0.2's programs are ours
+        yield
 
 
 @contextmanager

@@ -204,6 +204,11 @@ class Fit:
         """The trainer is done, or has failed."""
         if self.trainer is not None:
             self.was_finished = self._resumed_its_like and self._receipt.steps == 0 < int(self.trainer.global_step)
+            if self.was_finished:
+                log.info(
+                    "this run had finished, and nothing was left to train. For more epochs raise max_epochs; to train it again "
+                    "set auto_resume.enabled=False, or another checkpoint.dir"
+                )
         self.trainer, self._may_raise, self._late_error = None, True, None
 
     @property

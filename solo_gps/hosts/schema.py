@@ -13,6 +13,12 @@ from solo_gps.priors.config import LARGEST_SIDE
 from solo_gps.runtime.machine import MOST_WORKERS
 
 DATASETS = ("cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "custom")
+RESUMED_WITH = (
+    *("seed", "method_kwargs", "momentum", "optimizer", "scheduler", "augmentations", "data.fraction", "data.no_labels"),
+    *("solo_gps.keys", "solo_gps.embeddings"),
+)
+"""What makes two runs different besides what 1.0.6's AutoResumer compares, which takes another seed for the same run. Of a prior,
+what it made of the images."""
 OPTIMIZERS = ("sgd", "lars", "adam", "adamw")
 SCHEDULERS = ("warmup_cosine", "step", "none")
 

@@ -17,15 +17,13 @@ from solo_gps.errors import ConfigError, DataError, first_line
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
 from solo_gps.hosts.named import class_count, held_out_loader, named_dataset, train_set
+from solo_gps.hosts.schema import RESUMED_WITH
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader
 
     from solo_gps.interfaces import NamedDataset, StandIn
-
-# What makes two runs different besides what AutoResumer compares by itself; of the prior, what it made of the images.
-RESUME_KEYS = ("solo_gps.keys", "solo_gps.embeddings")
 
 
 class Solo106:
@@ -46,10 +44,10 @@ class Solo106:
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
-        """Makes AutoResumer compare sampler, embeddings and refresh, so that a guided run never resumes another's checkpoint."""
+        """Makes AutoResumer compare all that trains, sampler and embeddings too, so that a run resumes no other's checkpoint."""
         from solo.utils.auto_resumer import AutoResumer
 
-        with patch.object(AutoResumer, "SHOULD_MATCH", [*AutoResumer.SHOULD_MATCH, *RESUME_KEYS]):
+        with patch.object(AutoResumer, "SHOULD_MATCH", [*AutoResumer.SHOULD_MATCH, *RESUMED_WITH]):
             yield
 
     @contextmanager

@@ -145,6 +145,33 @@ def test_a_plain_run_leaves_no_word_of_ours(kept, train, tmp_path):
     assert "solo_gps" not in checkpoint
 
 
+ANOTHER_RUN = (
+    {"seed": 8},
+    {"method_kwargs": {"temperature": 0.5}},
+    {"optimizer": {"classifier_lr": 0.7}},
+    {"scheduler": {"name": "step", "lr_decay_steps": [1]}},
+    {"data": {"fraction": 0.9}},
+)
+"""All that solo-learn's own AutoResumer takes for the same run."""
+
+
+def test_a_baseline_resumes_itself_and_no_other_seed_or_temperature(kept, train):
+    train(kept(sampler={}, max_epochs=2))
+
+    def found(**changed):
+        cfg = kept(sampler={}, max_epochs=2, auto_resume={"enabled": True, "max_hours": 1}, **changed)
+        with solo_gps.activate(cfg) as activation:
+            cfg = HOST.complete(cfg)
+            activation.record_in(cfg)
+            HOST.build_method(cfg, HOST.methods[cfg.method])
+            HOST.build_train_loader(cfg)
+            return HOST.checkpoint_to_resume(cfg)
+
+    assert found() is not None
+    for other in ANOTHER_RUN:
+        assert found(**other) is None, other
+
+
 def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
     """The same recipe to the letter, and another array under the same name: another run."""
     file = tmp_path / "rows.npy"
@@ -166,8 +193,8 @@ def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
     for harmless in ({"sampler": {"gps": {"k": 3, "on_bad_image": "skip", "min_share": 0.1}}}, {"images": {"store": "memory"}}):
         assert found(**harmless) is not None
     others = [{"sampler": {"gps": keys}} for keys in ({"k": 4}, {"k": 3, "choose": "uniform"}, {"k": 3, "mutual": True})]
-    for other in (*others, {"images": {"scale": "own"}}):
-        assert found(**other) is None
+    for other in (*others, {"images": {"scale": "own"}}, *ANOTHER_RUN[:-1]):
+        assert found(**other) is None, other
     np.save(file, rows[::-1])
     assert found() is None
 

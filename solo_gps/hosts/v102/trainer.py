@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.errors import ConfigError
 from solo_gps.hosts.devices import device_count
+from solo_gps.hosts.schema import RESUMED_WITH
 
 PRECISIONS: dict[str, Any] = {
     **{"32": 32, "32-true": 32, "64": 64, "64-true": 64},
@@ -26,7 +27,7 @@ STRATEGIES: dict[str | None, bool | None] = {
     "ddp_find_unused_parameters_false": False,
     "ddp_find_unused_parameters_true": True,
 }
-# What 1.0.6's AutoResumer compares, and what makes a guided run another run.
+# What 1.0.6's AutoResumer compares, and what else makes a run another run.
 RESUME_KEYS = (
     *(
         "name",
@@ -38,7 +39,7 @@ RESUME_KEYS = (
         "optimizer.batch_size",
         "optimizer.lr",
     ),
-    *("optimizer.weight_decay", "wandb.project", "wandb.entity", "solo_gps.keys", "solo_gps.embeddings"),
+    *("optimizer.weight_decay", "wandb.project", "wandb.entity", *RESUMED_WITH),
 )
 
 
