@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from processes import torchrun
 
-from solo_gps.embeddings import embed, verify
-from solo_gps.errors import CacheError, DataError
+from solo_gps.embeddings import build, embed, service, verify
+from solo_gps.errors import CacheError, DataError, SoloGpsError
 from solo_gps.neighbours import find
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes")
@@ -333,3 +333,35 @@ def test_torchrun_equals_one_process(folder_images: Any, tmp_path: Path) -> None
     alone = embed(folder_images, {"name": "pca", "batch_size": 4, "cache_dir": str(tmp_path / "alone")})
     assert alone.folder is not None
     assert_same_files(tmp_path / "together" / alone.fingerprint, alone.folder)
+
+
+def build_without_a_lock(images: Any, prior: dict[str, Any], answers: Any, seed: int) -> None:
+    """As on another machine whose network disk locks nothing: at its own pace."""
+    service.build_lock = lambda folder: nullcontext()
+    pace, embed_batch = random.Random(seed), build.embed_batch
+    build.embed_batch = lambda *given: (time.sleep(pace.random() / 200), embed_batch(*given))[1]
+    try:
+        answers.put(embed(images, prior).fingerprint)
+    except SoloGpsError as error:
+        answers.put(f"refused: {error}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_machines_whose_locks_do_not_see_each_other_never_leave_a_wrong_cache(
+    seed: int, digit_images: Any, tmp_path: Path
+) -> None:
+    """Both build into one folder at once: each has the true cache in the end, or one error; run again, it is there."""
+    images = many_digits(digit_images, 600)
+    prior = {"name": "pca", "image_size": 8, "dimensions": 8, "batch_size": 16, "num_workers": 0}
+    wanted = embed(images, {**prior, "cache_dir": str(tmp_path / "alone")})
+    shared = {**prior, "cache_dir": str(tmp_path / "shared")}
+    answers = fork.Queue()
+    machines = [fork.Process(target=build_without_a_lock, args=(images, shared, answers, 2 * seed + side)) for side in (0, 1)]
+    for machine in machines:
+        machine.start()
+    said = [answers.get(timeout=120) for _ in machines]
+    for machine in machines:
+        machine.join()
+    assert all(one == wanted.fingerprint or one.startswith("refused: ") for one in said), said
+    np.testing.assert_array_equal(embed(images, shared).array, wanted.array)
+    assert verify(wanted.fingerprint, str(tmp_path / "shared")) == []
