@@ -245,7 +245,8 @@ def check_shapes(images: ImageSet, crop_size: int) -> None:
     shapes = set()
     for index in range(0, len(images), -(-len(images) // LOOKED_AT)):
         with suppress(UnreadableImageError):
-            shapes.add(tuple(int(crop_size * side / min(size)) for size in [images.image(index).size] for side in size))
+            size = images.size(index) if isinstance(images, HostImages) and images.decodes_files else images.image(index).size
+            shapes.add(tuple(int(crop_size * side / min(size)) for side in size))
     if len(shapes) > 1:
         some = " and ".join(f"{width} x {height}" for width, height in sorted(shapes)[:2])
         raise DataError(
