@@ -206,8 +206,8 @@ class Fit:
             self.was_finished = self._resumed_its_like and self._receipt.steps == 0 < int(self.trainer.global_step)
             if self.was_finished:
                 log.info(
-                    "this run had finished, and nothing was left to train. For more epochs raise max_epochs; to train it again "
-                    "set auto_resume.enabled=False, or another checkpoint.dir"
+                    "this run had finished, and nothing was left to train. For more epochs name its last checkpoint, "
+                    "resume_from_checkpoint=..., and raise max_epochs; to train it again set auto_resume.enabled=False"
                 )
         self.trainer, self._may_raise, self._late_error = None, True, None
 

@@ -153,23 +153,43 @@ ANOTHER_RUN = (
     {"data": {"fraction": 0.9}},
 )
 """All that solo-learn's own AutoResumer takes for the same run."""
+AUTO_RESUME = {"enabled": True, "max_hours": 1}
+
+
+def resumed_by(cfg):
+    """The checkpoint that a run of this recipe would go on from."""
+    with solo_gps.activate(cfg) as activation:
+        cfg = HOST.complete(cfg)
+        activation.record_in(cfg)
+        HOST.build_method(cfg, HOST.methods[cfg.method])
+        HOST.build_train_loader(cfg)
+        return HOST.checkpoint_to_resume(cfg)
 
 
 def test_a_baseline_resumes_itself_and_no_other_seed_or_temperature(kept, train):
     train(kept(sampler={}, max_epochs=2))
 
     def found(**changed):
-        cfg = kept(sampler={}, max_epochs=2, auto_resume={"enabled": True, "max_hours": 1}, **changed)
-        with solo_gps.activate(cfg) as activation:
-            cfg = HOST.complete(cfg)
-            activation.record_in(cfg)
-            HOST.build_method(cfg, HOST.methods[cfg.method])
-            HOST.build_train_loader(cfg)
-            return HOST.checkpoint_to_resume(cfg)
+        return resumed_by(kept(sampler={}, max_epochs=2, auto_resume=AUTO_RESUME, **changed))
 
     assert found() is not None
     for other in ANOTHER_RUN:
         assert found(**other) is None, other
+
+
+def test_a_finished_run_says_so_and_what_it_says_to_do_trains_on(kept, train, tmp_path, caplog):
+    def run(**nodes):
+        cfg = kept(sampler={"gps": {"k": 3}}, auto_resume=AUTO_RESUME, **nodes)
+        cfg.checkpoint.keep_prev = False  # of several checkpoints 1.0.6 takes any
+        return cfg
+
+    steps = len(train(run(max_epochs=2)).losses)
+    (checkpoint,) = (tmp_path / "trained").rglob("*.ckpt")
+    with caplog.at_level("INFO", "solo_gps"):
+        assert train(run(max_epochs=2)).losses == []
+    assert "this run had finished" in caplog.text
+    assert resumed_by(run(max_epochs=3)) is None, "other epochs are another run for solo-learn"
+    assert len(train(run(max_epochs=3, resume_from_checkpoint=str(checkpoint))).losses) == steps // 2
 
 
 def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
@@ -181,13 +201,7 @@ def test_what_is_resumed_is_a_run_on_the_same_embeddings(kept, train, tmp_path):
     train(kept(**nodes))
 
     def found(**changed):
-        cfg = kept(**{**nodes, **changed}, auto_resume={"enabled": True, "max_hours": 1})
-        with solo_gps.activate(cfg) as activation:
-            cfg = HOST.complete(cfg)
-            activation.record_in(cfg)
-            HOST.build_method(cfg, HOST.methods[cfg.method])
-            HOST.build_train_loader(cfg)
-            return HOST.checkpoint_to_resume(cfg)
+        return resumed_by(kept(**{**nodes, **changed}, auto_resume=AUTO_RESUME))
 
     assert found() is not None
     for harmless in ({"sampler": {"gps": {"k": 3, "on_bad_image": "skip", "min_share": 0.1}}}, {"images": {"store": "memory"}}):
