@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,11 @@ def torchrun(
 
 def threads_of_gloo() -> int:
     """How many threads of gloo's this process has; 0 outside Linux, where nobody says."""
-    names = [task / "comm" for task in Path("/proc/self/task").glob("*")]
-    return sum("gloo" in name.read_text() for name in names)
+    count = 0
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            count += "gloo" in (task / "comm").read_text()
+    return count
 
 
 def mapped_file(array: np.ndarray) -> dict[str, int]:

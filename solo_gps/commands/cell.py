@@ -142,10 +142,10 @@ def train_and_judge(cfg: DictConfig, cell: Cell, judge: JudgeKeys, records: Path
             **facts(host.generation),
         },
     )
-    write_record(records, cell.name, record)
     if keep:
-        mark_finished(folder, checkpoints[-1][1])
-    else:
+        mark_finished(folder, checkpoints[-1][1])  # before the record: a kill between them would train it twice
+    write_record(records, cell.name, record)
+    if not keep:
         for path in folder.glob("**/*.ckpt"):
             path.unlink()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -101,6 +102,28 @@ def test_killed_half_way_it_goes_on_to_the_same_table(sweep, tmp_path):
     assert once.splitlines()[:5] == out.splitlines()[:5]
     assert main(["compare", "--table", str(tmp_path / "once"), "--out", str(tmp_path / "later")]) == 0
     assert (tmp_path / "later" / "cells.csv").read_text() == (tmp_path / "once" / "cells.csv").read_text()
+
+
+@pytest.mark.host
+@pytest.mark.slow
+def test_killed_just_after_a_record_the_cell_is_not_trained_again_for_its_checkpoint(sweep, tmp_path):
+    file, records = sweep(alone={}), tmp_path / "a b" / "records"
+    program = f"""
+        import os, signal
+        from solo_gps.commands import cell, cli
+        def killed(*given, write=cell.write_record):
+            write(*given)
+            os.kill(os.getpid(), signal.SIGKILL)
+        cell.write_record = killed
+        cli.main(["compare", {str(file)!r}])
+    """
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    (record,) = records.glob("*.json")
+    before = record.stat().st_mtime_ns
+    code, _, err = whole(file)
+    assert code == 0, err[-3000:]
+    assert (len(list(records.glob("*.json"))), record.stat().st_mtime_ns) == (3, before)
 
 
 @pytest.mark.host

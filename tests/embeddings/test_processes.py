@@ -62,7 +62,7 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(digit_images: An
     moments = random.Random(0)
     kills: list[int] = []
     rounds = 0
-    while len(kills) < 20:
+    while len(kills) < 20 or sum(count > 0 for count in kills) < 10:  # half of them while blocks were being written
         rounds += 1
         root = tmp_path / f"killed-{rounds}"
         folder = root / wanted.fingerprint
@@ -75,7 +75,6 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(digit_images: An
             process.join()
         assert_same_files(folder, wanted.folder)
         assert verify(folder.name, str(root)) == []
-    assert sum(count > 0 for count in kills) >= 10, "the kills came while blocks were being written"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
@@ -163,11 +162,9 @@ def interrupted(*_: Any) -> None:
 
 
 def finished_blocks(folder: Path) -> int:
-    count = 0
-    for journal in folder.parent.glob("*.partial/finished*.jsonl"):
-        with suppress(FileNotFoundError):  # whole by now: the build may rename its folder at any moment
-            count += journal.read_bytes().count(b"]")
-    return count
+    with suppress(FileNotFoundError):  # whole by now: the build may rename its folder at any moment
+        return sum(journal.read_bytes().count(b"]") for journal in folder.parent.glob("*.partial/finished*.jsonl"))
+    return 0
 
 
 def wait_for_progress(process: Any, folder: Path, moments: random.Random) -> bool:

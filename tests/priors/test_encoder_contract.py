@@ -161,11 +161,7 @@ def test_config_file_of_a_prior_without_images_lists_every_key(config: Any) -> N
 
 def test_registering_imports_neither_torch_nor_numpy_nor_timm() -> None:
     code = (
-        "import sys, time, pluggy, typing, dataclasses; start = time.perf_counter(); import solo_gps.priors;"
-        "print(time.perf_counter() - start); solo_gps.priors.register_encoders();"
+        "import sys, solo_gps.priors; solo_gps.priors.register_encoders();"
         "assert not {'torch', 'numpy', 'timm', 'torchvision'} & set(sys.modules)"
     )
-    best = min(
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)
-    )
-    assert best < 0.02
+    subprocess.run([sys.executable, "-c", code], check=True)
