@@ -20,6 +20,7 @@ with warnings.catch_warnings():
 
 import torch
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 from image_sets import ArrayImages, FolderImages, digits_pixels
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -32,6 +33,9 @@ from solo_gps.samplers.gps.sampler import Gps
 # The same examples each time, so that no change is held up by what another brought; new ones: --hypothesis-profile=default.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
+if hasattr(providers, "_get_local_constants"):
+    # It draws constants out of whatever modules other tests have imported by then.
+    providers._get_local_constants = lambda: providers._local_constants
 
 DIGITS = ("0", "1", "2", "3")
 PER_DIGIT_TRAIN, PER_DIGIT_VAL = 12, 4

@@ -26,7 +26,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-SECONDS = 120
+SECONDS = 600
 MEMORY = 24 << 30  # of addresses; torch alone takes some
 BASE = """
 name: fuzz

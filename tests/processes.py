@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ TESTS = Path(__file__).parent
 
 
 def torchrun(
-    *program: object, cwd: Path, ranks: int = 2, timeout: float = 300, **environ: str
+    *program: object, cwd: Path, ranks: int = 2, timeout: float = 600, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     """What ``ranks`` processes of a program printed, and how they ended.
 
@@ -39,13 +40,27 @@ def torchrun(
         printed = started.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         started.terminate()  # torchrun ends its processes
-        printed = started.communicate(timeout=60)
+        with suppress(subprocess.TimeoutExpired):
+            started.communicate(timeout=60)
+        started.kill()
+        printed = started.communicate()
         raise AssertionError(f"still at work after {timeout:.0f} s: {printed}") from None
     return subprocess.CompletedProcess(command, started.returncode, *printed)
 
 
-def threads_of_gloo() -> int:
-    """How many threads of gloo's this process has; 0 outside Linux, where nobody says."""
+def threads_of_gloo(patience: float = 60) -> int:
+    """How many threads of gloo's this process keeps; 0 outside Linux, where nobody says.
+
+    Args:
+        patience: Seconds until one counts as kept: a thread that was joined is listed until the kernel has buried it.
+    """
+    until = time.monotonic() + patience
+    while (count := _listed_threads_of_gloo()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return count
+
+
+def _listed_threads_of_gloo() -> int:
     count = 0
     for task in Path("/proc/self/task").glob("*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since

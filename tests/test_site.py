@@ -82,6 +82,7 @@ def test_in_a_browser(site, width, scheme):
         asked, wrong = [], []
         for page in ("index", "first-run", "keys"):
             view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            view.set_default_timeout(300_000)
             view.on("request", lambda request: asked.append(request.url))
             view.goto((site / f"{page}.html").as_uri())
             if view.evaluate("document.documentElement.scrollWidth") != width:

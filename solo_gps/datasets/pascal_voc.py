@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import ParseError  # for the name of its error # nosec B405
 
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import ET_parse  # defusedxml's where it is installed

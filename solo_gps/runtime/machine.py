@@ -49,9 +49,11 @@ def _available() -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _left_to_container() -> int | None:
-    group = Path("/sys/fs/cgroup")
+def _left_to_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such limit here, or "max"
+        limit, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Files that were read count as taken, and are given up for whoever asks.
+        return limit - taken + int(stat["inactive_file"]) + int(stat["active_file"])
+    except (OSError, ValueError, KeyError):  # no such limit here, or "max"
         return None

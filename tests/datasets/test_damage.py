@@ -270,7 +270,7 @@ def test_whoever_comes_while_another_process_unpacks_waits_for_it(tmp_path):
         assert second.is_alive()
         assert found == []
         listed.write_text(whole)
-    second.join(timeout=30)
+    second.join(timeout=300)
     assert len(found) == len(written.train)
 
 

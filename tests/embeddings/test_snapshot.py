@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import random
 import socket
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,9 +89,8 @@ def test_random_generators_are_left_as_they_were(digit_images, cache_dir):
     assert torch.equal(before[2], after[2])
 
 
-def rank_main(rank, port, take, answers):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def rank_main(rank, meeting, take, answers):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     try:
         answers.put((rank, take(rank)))
     except Exception as error:  # noqa: BLE001
@@ -99,17 +100,16 @@ def rank_main(rank, port, take, answers):
 
 def in_two_ranks(take):
     """What ``take(rank)`` returns, or the error that it raises, in each of two ranks (gloo)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()
-    processes = [fork.Process(target=rank_main, args=(rank, port, take, answers)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    got = dict(answers.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "ranks"
+        processes = [fork.Process(target=rank_main, args=(rank, meeting, take, answers), daemon=True) for rank in (0, 1)]
+        for process in processes:
+            process.start()
+        got = dict(answers.get(timeout=300) for _ in processes)
+        for process in processes:
+            process.join()
     return got[0], got[1]
 
 

@@ -140,7 +140,11 @@ def ask_for_all(images, root):
 
 @pytest.mark.parametrize("mode", [0o000, stat.S_IRUSR | stat.S_IXUSR])
 @pytest.mark.parametrize("what", ["root", "cache", "locks"])
-def test_f2_folders_without_permissions_are_one_error(what, mode, digit_images):
+def test_f2_folders_without_permissions_are_one_error(what, mode, digit_images, tmp_path):
+    # Nobody may not read the libraries either, and what is imported late is imported now.
+    ask_for_all(digit_images, str(tmp_path / "root"))
+    with pytest.raises(CacheError):
+        ask_for_all(digit_images, "/proc/nowhere")
     top = Path(tempfile.mkdtemp())
     place = {"root": top / "root", "cache": None, "locks": top / "root" / ".locks"}
     try:

@@ -56,7 +56,7 @@ PROGRAM = """
 def test_an_error_of_one_rank_ends_both(where, asked, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    done = torchrun(program, where, asked, cwd=tmp_path, timeout=60)
+    done = torchrun(program, where, asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rank 1: ValueError: by hand, in rank 1" in done.stdout
     assert "rank 0: ConfigError: another rank failed: rank 1: by hand, in rank 1" in done.stdout

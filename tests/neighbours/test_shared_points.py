@@ -59,7 +59,7 @@ def in_two_ranks(tmp_path: Path, program: str, *arguments: str):
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=False)
     (tmp_path / "scratch").mkdir()
     (tmp_path / "program.py").write_text(textwrap.dedent(START) + textwrap.dedent(program))
-    return torchrun(tmp_path / "program.py", *arguments, cwd=tmp_path, timeout=90)
+    return torchrun(tmp_path / "program.py", *arguments, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("machines", ["one", "two"])
@@ -96,10 +96,13 @@ def test_they_are_in_memory_once(name, space, tmp_path):
         for kind in ("exact", "search"):
             array = getattr(points, kind)
             assert not array.flags.writeable
-            float(array.sum())  # every page is here
-            dist.barrier()
-            seen[kind] = {**mapped_file(array), "bytes": array.nbytes, "left": left()}
-            dist.barrier()
+            looks = []
+            for _ in range(10):  # a machine that is short of memory takes pages back between
+                float(array.sum())  # every page is here
+                dist.barrier()
+                looks.append(mapped_file(array))
+                dist.barrier()
+            seen[kind] = {"looks": looks, "bytes": array.nbytes, "left": left()}
         Path(f"rank-{RANK}.json").write_text(json.dumps(seen))
         dist.destroy_process_group()
     """
@@ -107,10 +110,10 @@ def test_they_are_in_memory_once(name, space, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     for kind in ("exact", "search"):
-        assert one[kind]["inode"] == two[kind]["inode"] > 0
+        assert one[kind]["looks"][0]["inode"] == two[kind]["looks"][0]["inode"] > 0
         for rank in (one, two):
-            assert rank[kind]["rss"] << 10 >= rank[kind]["bytes"]
-            assert rank[kind]["pss"] <= rank[kind]["rss"] / 2 + 1
+            whole = [look for look in rank[kind]["looks"] if look["rss"] << 10 >= rank[kind]["bytes"]]
+            assert any(look["pss"] <= look["rss"] / 2 + 1 for look in whole), rank[kind]["looks"]
             assert rank[kind]["left"] == []
 
 

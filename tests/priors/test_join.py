@@ -141,7 +141,7 @@ def test_images_that_change_between_two_parts_are_an_error(tmp_path: Path, cache
 
     def built(*given: Any) -> Any:
         found = really(*given)
-        Image.new("L", (8, 8), 7).save(tmp_path / "4.png")
+        Image.new("L", (9, 9), 7).save(tmp_path / "4.png")
         return found
 
     monkeypatch.setattr(service, "_find_or_build", built)

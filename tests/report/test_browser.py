@@ -40,6 +40,7 @@ def opened(chromium, files):
 
     def open_page(which="labelled", width=390, scheme="light"):
         view = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        view.set_default_timeout(300_000)
         views.append(view)
         view.on("console", lambda message: said.append(message.text))
         view.on("pageerror", lambda error: said.append(str(error)))
