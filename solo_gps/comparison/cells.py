@@ -11,6 +11,8 @@ from solo_gps.config import LARGEST_SEED, Keys, number
 
 CHECKPOINT = re.compile(r"\{checkpoint of ([^{}]+)\}")
 SEED = "{seed}"
+SEEDS = "seeds"
+"""Key of a block of rows beside its axes."""
 AND = ", "
 """Between the words of a row's name."""
 
@@ -51,7 +53,8 @@ class SweepKeys(Keys):
     axes: dict[str, Any]
     """Axis (method, sampler, ...) to its values, each a name with its overrides."""
     rows: list[Any] = field(default_factory=list)
-    """Blocks of rows, trained in this order: of each axis a value, or a list; without any, every combination."""
+    """Blocks of rows, trained in this order: of each axis a value, or a list, and ``seeds``, some of the file's; without any,
+    every combination."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"least": 0, "most": LARGEST_SEED})
     """Each row is trained once with each."""
     baseline: dict[str, str] = field(default_factory=dict)

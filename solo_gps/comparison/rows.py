@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from solo_gps.comparison.cells import AND, CHECKPOINT, SEED, Cell, SweepKeys
+from solo_gps.comparison.cells import AND, CHECKPOINT, SEED, SEEDS, Cell, SweepKeys
 from solo_gps.errors import ConfigError, did_you_mean, printable
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,13 @@ def cells_of(keys: SweepKeys, where: str) -> list[Cell]:
     for axis, value in keys.baseline.items():
         _check_value(axis, value, axes, f"{where}: baseline")
     blocks = list(_blocks(keys, axes, where))
-    _check_names([*keys.alone, *(AND.join(row.values()) for rows in blocks for row in rows)], where)
-    trained = list(_trained(keys, axes, blocks))
+    rows: list[dict[str, str]] = []
+    for block, _ in blocks:
+        for row in block:
+            if row not in rows:
+                rows.append(row)
+    _check_names([*keys.alone, *map(_name, rows)], where)
+    trained = list(_trained(keys, axes, blocks, [_name(row) for row in rows]))
     for axis, value in keys.baseline.items():
         for cell in trained:
             if cell.baseline is None and cell.values[axis] != value:
@@ -62,8 +67,8 @@ def _axes(keys: SweepKeys, where: str) -> Axes:
         )
     axes = {}
     for axis, values in keys.axes.items():
-        if axis in COLUMNS:
-            raise ConfigError(f"{where}: axes.{axis}: the table has a column of that name. Call the axis something else.")
+        if axis in (*COLUMNS, SEEDS):
+            raise ConfigError(f"{where}: axes.{axis}: the table has a column of that name, or a block a key. Rename the axis.")
         if not isinstance(values, Mapping) or not values:
             raise ConfigError(f"{where}: axes.{axis}: wanted names with their overrides, got {values!r}.")
         axes[axis] = {str(name): words_of(words, f"{where}: axes.{axis}.{name}") for name, words in values.items()}
@@ -93,20 +98,24 @@ def _check_names(names: Sequence[str], where: str) -> None:
             raise ConfigError(f"{where}: two different rows are called {printable(name)!r}. Rename a value, or the prior alone.")
 
 
-def _blocks(keys: SweepKeys, axes: Axes, where: str) -> Iterator[list[dict[str, str]]]:
-    """The rows of each block that no earlier one has."""
-    seen: list[dict[str, str]] = []
+def _name(row: Mapping[str, str]) -> str:
+    return AND.join(row.values())
+
+
+def _blocks(keys: SweepKeys, axes: Axes, where: str) -> Iterator[tuple[list[dict[str, str]], list[int]]]:
+    """The rows of each block, and its seeds."""
     for place, block in enumerate(keys.rows or [{}]):
-        before = len(seen)
-        for row in _combinations(block, axes, f"{where}: rows[{place}]"):
-            if row not in seen:
-                seen.append(row)
-        yield seen[before:]
+        named = f"{where}: rows[{place}]"
+        if not isinstance(block, Mapping):
+            raise ConfigError(f"{named}: wanted a value, or a list, of axes, for example {{method: simclr}}; got {block!r}.")
+        chosen = dict(block)
+        seeds = chosen.pop(SEEDS, keys.seeds)
+        if not isinstance(seeds, Sequence) or not seeds or any(seed not in keys.seeds for seed in seeds):
+            raise ConfigError(f"{named}.{SEEDS}={seeds!r}: wanted a list of some of the file's seeds, {keys.seeds}.")
+        yield list(_combinations(chosen, axes, named)), list(seeds)
 
 
-def _combinations(block: Any, axes: Axes, where: str) -> Iterator[dict[str, str]]:
-    if not isinstance(block, Mapping):
-        raise ConfigError(f"{where}: wanted a value, or a list, of axes, for example {{method: simclr}}; got {block!r}.")
+def _combinations(block: Mapping[str, Any], axes: Axes, where: str) -> Iterator[dict[str, str]]:
     wanted = []
     for axis in block:
         if axis not in axes:
@@ -139,25 +148,28 @@ def _alone(keys: SweepKeys, where: str) -> Iterator[Cell]:
             yield Cell(row=name, place=place, values={}, seed=seed, overrides=tuple(_seeded(words, seed)))
 
 
-def _trained(keys: SweepKeys, axes: Axes, blocks: Sequence[Sequence[Mapping[str, str]]]) -> Iterator[Cell]:
+def _trained(
+    keys: SweepKeys, axes: Axes, blocks: Sequence[tuple[Sequence[Mapping[str, str]], Sequence[int]]], names: Sequence[str]
+) -> Iterator[Cell]:
     """Block by block, and within a block seed by seed, so that its rows can be compared early."""
-    names = {AND.join(row.values()) for rows in blocks for row in rows}
-    place = len(keys.alone)
-    for rows in blocks:
-        for seed in keys.seeds:
-            for offset, row in enumerate(rows):
-                name, other = AND.join(row.values()), AND.join({**row, **keys.baseline}.values())
+    seen: set[tuple[str, int]] = set()
+    for rows, seeds in blocks:
+        for seed in seeds:
+            for row in rows:
+                name, other = _name(row), _name({**row, **keys.baseline})
+                if (name, seed) in seen:
+                    continue
+                seen.add((name, seed))
                 words = [*keys.overrides, *(word for axis, value in row.items() for word in axes[axis][value])]
                 yield Cell(
                     row=name,
-                    place=place + offset,
+                    place=len(keys.alone) + names.index(name),
                     values=row,
                     seed=seed,
                     overrides=tuple(_seeded([*words, f"++seed={SEED}"], seed)),
                     needs=tuple(dict.fromkeys(match for word in words for match in CHECKPOINT.findall(word))),
                     baseline=other if other in names and other != name else None,
                 )
-        place += len(rows)
 
 
 def _seeded(words: Sequence[str], seed: int | None) -> Iterator[str]:
@@ -165,13 +177,18 @@ def _seeded(words: Sequence[str], seed: int | None) -> Iterator[str]:
 
 
 def _in_order(trained: list[Cell], where: str) -> list[Cell]:
-    rows = {cell.row for cell in trained}
+    rows, cells = {cell.row for cell in trained}, {(cell.row, cell.seed) for cell in trained}
     for cell in trained:
         for row in cell.needs:
             if row not in rows:
                 raise ConfigError(
                     f"{where}: {cell.row}: there is no row {row!r} whose checkpoint it could read."
                     f"{did_you_mean(row, sorted(rows))}"
+                )
+            if (row, cell.seed) not in cells:
+                raise ConfigError(
+                    f"{where}: {cell.row}, seed {cell.seed}: reads the checkpoint of {row!r}, which has no such seed. Give both "
+                    "the same."
                 )
     done: set[tuple[str, int | None]] = set()
     ordered, left = [], trained

@@ -49,6 +49,15 @@ def test_blocks_are_trained_in_their_order_and_a_row_once(tmp_path):
     assert [cell.place for cell in sweep.cells] == [0, 1, 2, 3]
 
 
+def test_a_block_has_seeds_of_its_own_and_another_adds_what_is_missing(tmp_path):
+    rows = [{"method": "simclr", "seeds": [1]}, {"positives": "GPS"}, {"method": "byol", "positives": "plain", "seeds": [0]}]
+    sweep = read_sweep(written(tmp_path, rows=rows, seeds=[0, 1], baseline={"positives": "plain"}))
+    first = [("simclr, plain", 1), ("simclr, GPS", 1)]
+    assert told(sweep) == [*first, ("simclr, GPS", 0), ("byol, GPS", 0), ("byol, GPS", 1), ("byol, plain", 0)]
+    assert [cell.place for cell in sweep.cells] == [0, 1, 1, 2, 2, 3]
+    assert {cell.baseline for cell in sweep.cells if cell.row == "byol, GPS"} == {"byol, plain"}
+
+
 def test_priors_alone_come_first_and_have_a_seed_only_where_they_say_so(tmp_path):
     sweep = read_sweep(written(tmp_path, alone={"patches": "patches", "random": ["random", "seed={seed}"]}))
     assert told(sweep)[:4] == [("patches", None), ("random", 0), ("random", 1), ("simclr, plain", 0)]
@@ -91,6 +100,21 @@ def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_pa
         ({"axes": {"a": {"b": 3}}}, "axes.a.b: wanted a list of words"),
         ({"rows": [{"methods": "byol"}]}, r"rows\[0\].methods: no such axis; there are method, positives. Did you mean 'method'"),
         ({"rows": [{"method": "byo"}]}, r"rows\[0\].method: 'byo' is none of simclr, byol. Did you mean 'byol'"),
+        *(
+            (
+                {"rows": [{"method": "byol", "seeds": seeds}]},
+                r"rows\[0\].seeds=.*: wanted a list of some of the file's seeds, \[0,",
+            )
+            for seeds in (3, [], [2], "0", ["0"], None)
+        ),
+        (
+            {
+                "axes": {"a": {"y": ["+p={checkpoint of x}"], "x": []}},
+                "rows": [{"a": "y"}, {"a": "x", "seeds": [1]}],
+            },
+            "y, seed 0: reads the checkpoint of 'x', which has no such seed. Give both the same",
+        ),
+        ({"axes": {"seeds": {"x": []}}}, "axes.seeds: the table has a column"),
         ({"rows": ["simclr"]}, r"rows\[0\]: wanted a value, or a list, of axes"),
         ({"rows": [{"method": []}]}, r"rows\[0\].method: wanted one of"),
         ({"baseline": {"positives": "none"}}, "baseline.positives: 'none' is none of plain, GPS"),
