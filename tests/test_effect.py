@@ -9,7 +9,7 @@ import pytest
 
 from solo_gps.comparison.records import read_records
 from solo_gps.comparison.sweep import read_sweep
-from solo_gps.comparison.table import lines
+from solo_gps.comparison.table import lines, points
 from solo_gps.evaluation.advice import LITTLE, knowledge
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +61,12 @@ def test_noise_does_not_gain_labels_are_the_top_and_one_row_is_above_strong_view
     beside_strong = table["simclr, strong, GPS uniform of 3"]
     for figure, gains in {"map": True, "linear": True, "knn_weighted": False}.items():
         assert (sum(beside_strong.gains(figure)) > 0) == gains, "what inspect says of strong views"
+    long = {
+        line.row: dict(points(line, "knn_weighted")) for line in lines(read_records(ROOT / "docs" / "results" / "effect-long"))
+    }
+    for after in (21, 31, 41):
+        guided, plain = (long[f"strong, {row}"][after] for row in ("GPS uniform of 3", "plain"))
+        assert sum(guided) / len(guided) > sum(plain) / len(plain), "and of longer runs beside them"
     best = mean("simclr, weak, GPS uniform of 3", "map")
     assert best > mean("simclr, strong, plain", "map")
     assert best > mean("prior patches", "map")
