@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -36,29 +37,29 @@ def test_every_record_is_of_a_cell_that_the_sweep_still_asks_for(folder, sweep):
 
 
 def test_positives_of_which_inspect_says_little_do_not_gain_and_the_others_do():
-    """Weak views alone: beside strong ones, twelve epochs tell nothing yet."""
+    """By k-NN, beyond the deviation over three seeds. Weak views alone: beside strong ones, twelve epochs tell nothing yet."""
     table = lines(read_records(ROOT / "docs" / "results" / "effect"))
     guided = [line for line in table if line.row.startswith("simclr, weak, GPS") and line.baseline and line.purity]
     known = {line.row: knowledge(sum(line.purity) / len(line.purity), chance=0.1) for line in guided}
-    gain = {line.row: sum(gains) / len(gains) for line in guided if (gains := line.gains("knn_weighted"))}
-    assert len(gain) >= 5
-    assert {row for row in gain if gain[row] > 0} == {row for row in gain if known[row] >= LITTLE}
+    gains = {line.row: given for line in guided if len(given := line.gains("knn_weighted")) >= 3}
+    assert len(gains) >= 8
+    assert {row for row, given in gains.items() if mean(given) > stdev(given)} == {row for row in gains if known[row] >= LITTLE}
 
 
 def test_noise_does_not_gain_labels_are_the_top_and_one_row_is_above_strong_views_and_its_own_prior():
     """Three seeds each. The last by retrieval: the prior alone is far above all that twelve epochs train, by k-NN."""
     table = {line.row: line for line in lines(read_records(ROOT / "docs" / "results" / "effect"))}
 
-    def mean(row, figure):
+    def of_row(row, figure):
         values = table[row].of(figure)
         assert len(values) == (1 if row.startswith("prior") else 3), row
-        return sum(values) / len(values)
+        return mean(values)
 
     trained = [row for row, line in table.items() if row.startswith("simclr") and len(line.of("map")) == 3]
-    assert mean("simclr, weak, GPS by noise", "knn_weighted") < mean("simclr, weak, plain", "knn_weighted")
+    assert of_row("simclr, weak, GPS by noise", "knn_weighted") < of_row("simclr, weak, plain", "knn_weighted")
     taught = "simclr, weak, GPS by supervised"  # its prior has learned the same labels: as good by k-NN
     for figure, others in {"knn_weighted": {*trained} - {taught}, "map": trained}.items():
-        assert max(others, key=lambda row: mean(row, figure)) == "simclr, weak, GPS by labels"
+        assert max(others, key=lambda row: of_row(row, figure)) == "simclr, weak, GPS by labels"
     beside_strong = table["simclr, strong, GPS uniform of 3"]
     for figure, gains in {"map": True, "linear": True, "knn_weighted": False}.items():
         assert (sum(beside_strong.gains(figure)) > 0) == gains, "what inspect says of strong views"
@@ -67,7 +68,7 @@ def test_noise_does_not_gain_labels_are_the_top_and_one_row_is_above_strong_view
     }
     for after in (21, 31, 41):
         guided, plain = (long[f"strong, {row}"][after] for row in ("GPS uniform of 3", "plain"))
-        assert sum(guided) / len(guided) > sum(plain) / len(plain), "and of longer runs beside them"
-    best = mean("simclr, weak, GPS uniform of 3", "map")
-    assert best > mean("simclr, strong, plain", "map")
-    assert best > mean("prior patches", "map")
+        assert mean(guided) > mean(plain), "and of longer runs beside them"
+    best = of_row("simclr, weak, GPS uniform of 3", "map")
+    assert best > of_row("simclr, strong, plain", "map")
+    assert best > of_row("prior patches", "map")

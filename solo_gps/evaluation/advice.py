@@ -28,7 +28,7 @@ LINE = 2.0
 """Effective rank below which a space is hardly more than a line."""
 UNUSED = 0.5
 """Share of images that are ever a positive, below which a fixed choice leaves too many out."""
-LITTLE_SAID = "This prior says little about these images: expect less than plain."
+LITTLE_SAID = "This prior says little about these images: expect little of it."
 
 
 @dataclass(frozen=True, kw_only=True)

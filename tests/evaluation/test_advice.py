@@ -40,7 +40,7 @@ def good():
 def test_a_random_prior_says_little(random, good):
     said = advise(random)
     assert said.verdict == "little"
-    assert "expect less than plain" in said.reason
+    assert "expect little of it" in said.reason
     assert "another prior" in said.suggestions[0].reason
     assert not any("another prior" in one.reason for one in advise(good).suggestions)
     assert (VIEWS in advise(good).suggestions, VIEWS in said.suggestions) == (True, False)
