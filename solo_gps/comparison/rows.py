@@ -110,7 +110,7 @@ def _blocks(keys: SweepKeys, axes: Axes, where: str) -> Iterator[tuple[list[dict
             raise ConfigError(f"{named}: wanted a value, or a list, of axes, for example {{method: simclr}}; got {block!r}.")
         chosen = dict(block)
         seeds = chosen.pop(SEEDS, keys.seeds)
-        if not isinstance(seeds, Sequence) or not seeds or any(seed not in keys.seeds for seed in seeds):
+        if not isinstance(seeds, Sequence) or not seeds or any(type(seed) is not int or seed not in keys.seeds for seed in seeds):
             raise ConfigError(f"{named}.{SEEDS}={seeds!r}: wanted a list of some of the file's seeds, {keys.seeds}.")
         yield list(_combinations(chosen, axes, named)), list(seeds)
 

@@ -53,8 +53,8 @@ ANOTHER = Suggestion(
 VIEWS = Suggestion(
     keys="",
     reason="Begin with mild views, a flip or a crop: with them such positives gained in every figure within 12 epochs of 5,000 "
-    "photos. Beside strong augmentation plan for more: by k-NN they gained nothing after 12 epochs, and did in a run of 41 from "
-    "its 21st on (docs/results/effect.md).",
+    "photos. Beside strong augmentation plan for more: by k-NN they gained nothing in 12 epochs, and two points in a run of 41 "
+    "after 21 of them and more (docs/results/effect.md).",
 )
 
 

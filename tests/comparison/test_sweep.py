@@ -105,7 +105,7 @@ def test_a_row_that_reads_a_checkpoint_comes_after_the_row_that_leaves_it(tmp_pa
                 {"rows": [{"method": "byol", "seeds": seeds}]},
                 r"rows\[0\].seeds=.*: wanted a list of some of the file's seeds, \[0,",
             )
-            for seeds in (3, [], [2], "0", ["0"], None)
+            for seeds in (3, [], [2], "0", ["0"], None, [True], [1.0])
         ),
         (
             {
