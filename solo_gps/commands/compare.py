@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from solo_gps.comparison.cells import Cell
@@ -35,6 +36,12 @@ def add_compare(command: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="for Hydra, in every cell: hydra/launcher=joblib hydra.launcher.n_jobs=2, accelerator=gpu, data.num_workers=8",
     )
+    command.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="train these cells alone, and those whose checkpoints they read: 'simclr, weak*', or '*seed 0'; may be given again",
+    )
     command.add_argument("--list", action="store_true", help="show every cell, and which are finished; train nothing")
     command.add_argument("--table", type=Path, default=None, metavar="RUNS", help="make the table of a folder of records again")
     command.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="folder for table, picture and page of --table")
@@ -48,7 +55,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     show_progress_lines()
     if (options.sweep is None) == (options.table is None):
-        raise ConfigError("compare: wanted a sweep file, or --table with a folder of records.")
+        got = "neither" if options.sweep is None else f"both, {printable(options.sweep)} and --table {printable(options.table)}"
+        raise ConfigError(f"compare: wanted a sweep file, or --table with a folder of records; got {got}.")
     if options.report:
         from solo_gps.report.page import check_can_draw
 
@@ -56,25 +64,25 @@ def _compare(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_can_write(options.out, "--out")
     if options.sweep is None:
+        if options.list or options.only:
+            raise ConfigError("--list and --only choose among the cells of a sweep file; --table shows every record of a folder.")
         if (wrong := _conclude(read_records(options.table), options.out or options.table, options)) is not None:
             log.warning(wrong)
         return 0
     sweep = read_sweep(options.sweep)
+    _check_words(options.overrides)
+    asked = _asked(sweep, options.only)
     if options.list:
-        names = {cell.name for cell in _left(sweep)}
-        for cell in sweep.cells:
-            print(f"{'to do   ' if cell.name in names else 'finished'}  {_named(cell)}")
+        _show_list(sweep, asked)
         return 0
-    _check(sweep, options.overrides)
+    _check(sweep, _left(sweep, asked), options.overrides)
     with _alone_in(sweep.out):
-        _run(sweep, _left(sweep), options.overrides)
-    failed = _left(sweep)
+        _run(sweep, _left(sweep, asked), options.overrides)
+    failed = _left(sweep, asked)
     wrong = _conclude(done, options.out or sweep.out, options) if (done := _done(sweep)) else None
     if failed:
         rows = ", ".join(dict.fromkeys(cell.row for cell in failed))
-        raise DataError(
-            f"{len(failed)} of {len(sweep.cells)} cells have no record ({rows}): see the errors above, and type it again."
-        )
+        raise DataError(f"{len(failed)} of {len(asked)} cells have no record ({rows}): see the errors above, and type it again.")
     if wrong is not None and sweep.keys.equal_steps:
         raise DataError(wrong)
     return 0
@@ -82,6 +90,36 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _named(cell: Cell) -> str:
     return cell.row if cell.seed is None else f"{cell.row}, seed {cell.seed}"
+
+
+def _asked(sweep: Sweep, only: Sequence[str] | None) -> list[Cell]:
+    """The cells that a pattern names; all without one.
+
+    Raises:
+        ConfigError: A pattern names none.
+    """
+    if only is None:
+        return list(sweep.cells)
+    for pattern in only:
+        if not any(_is_called(cell, pattern) for cell in sweep.cells):
+            raise ConfigError(
+                f"--only {pattern!r}: no cell is called so; the first is {_named(sweep.cells[0])!r}. --list has all."
+            )
+    return [cell for cell in sweep.cells if any(_is_called(cell, pattern) for pattern in only)]
+
+
+def _is_called(cell: Cell, pattern: str) -> bool:
+    return any(name == pattern or fnmatchcase(name, pattern) for name in (cell.row, _named(cell)))
+
+
+def _show_list(sweep: Sweep, asked: Sequence[Cell]) -> None:
+    left = {cell.name for cell in _left(sweep, asked)}
+    for cell in sweep.cells:
+        if cell.name in left:
+            again = finished(sweep.records, cell) is not None
+            print(f"to do     {_named(cell)}{' (again: its checkpoint, which another reads, is gone)' if again else ''}")
+        elif cell in asked:
+            print(f"finished  {_named(cell)}")
 
 
 @contextmanager
@@ -110,9 +148,9 @@ def _done(sweep: Sweep) -> list[Record]:
     return done
 
 
-def _left(sweep: Sweep) -> list[Cell]:
-    """Cells without a record, and those whose checkpoint, which such a cell reads, is gone."""
-    wanted = {cell.name for cell in sweep.cells if finished(sweep.records, cell) is None}
+def _left(sweep: Sweep, asked: Sequence[Cell]) -> list[Cell]:
+    """Those of the asked cells that have no record, and others whose checkpoint, which such a cell reads, is not there."""
+    wanted = {cell.name for cell in asked if finished(sweep.records, cell) is None}
     for cell in reversed(sweep.cells):
         for row in cell.needs if cell.name in wanted else ():
             other = sweep.cell(row, cell.seed)
@@ -123,8 +161,19 @@ def _left(sweep: Sweep) -> list[Cell]:
     return [cell for cell in sweep.cells if cell.name in wanted]
 
 
-def _check(sweep: Sweep, overrides: Sequence[str]) -> None:
-    """Checks all that can be wrong before the first cell is trained: folders, images of the judge, words, every cell's recipe."""
+def _check_words(overrides: Sequence[str]) -> None:
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"{word!r}: wanted KEY=VALUE, for example hydra/launcher=joblib. (One sweep file at a time.)")
+        if not word.lstrip("+").startswith(OF_THE_MACHINE):
+            raise ConfigError(
+                f"{word!r}: would change what the cells are, and their records would not tell. Write it under `overrides` in the "
+                f"sweep file. Behind it may stand: {', '.join(OF_THE_MACHINE)}."
+            )
+
+
+def _check(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
+    """Checks all that can be wrong before the first cell is trained: folders, images of the judge, every cell's recipe."""
     from solo_gps.api.evaluate import check_images
     from solo_gps.runtime.files import check_can_write
 
@@ -135,16 +184,8 @@ def _check(sweep: Sweep, overrides: Sequence[str]) -> None:
     check_images(judge.train, judge.test, metrics=judge.metrics, k=judge.k)
     check_can_write(sweep.out, "out")
     check_can_write(sweep.records, "records")
-    for word in overrides:
-        if "=" not in word:
-            raise ConfigError(f"{word!r}: wanted KEY=VALUE, for example hydra/launcher=joblib. (One sweep file at a time.)")
-        if not word.lstrip("+").startswith(OF_THE_MACHINE):
-            raise ConfigError(
-                f"{word!r}: would change what the cells are, and their records would not tell. Write it under `overrides` in the "
-                f"sweep file. Behind it may stand: {', '.join(OF_THE_MACHINE)}."
-            )
     own = [word for word in overrides if not word.lstrip("+").startswith("hydra")]
-    for cell in {cell.row: cell for cell in _left(sweep)}.values():  # seeds change nothing that can be wrong
+    for cell in {cell.row: cell for cell in left}.values():  # seeds change nothing that can be wrong
         try:
             _check_prior(cell) if cell.alone else _check_recipe(sweep, cell, own)
         except SoloGpsError as error:
@@ -164,6 +205,7 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     from solo_gps.guide.check import check_recipe, read_recipe
+    from solo_gps.guide.trial import try_out
     from solo_gps.hosts.detect import detect_host
 
     cfg = composed(sweep.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
@@ -171,6 +213,7 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     if cell.needs:  # its prior's file is one that another cell is to leave
         cfg.pop("prior", None)
     check_recipe(cfg, detect_host(), asked.samplers)
+    try_out(cfg)
     every, epochs, steps = sweep.judge.every, OmegaConf.select(cfg, "max_epochs"), OmegaConf.select(cfg, "max_steps")
     if every is None:
         return
@@ -213,6 +256,7 @@ def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:
 def _conclude(records: Sequence[Record], out: Path, options: argparse.Namespace) -> str | None:
     """Prints and writes the table; returns what is wrong where rows took different numbers of steps."""
     from solo_gps.comparison.table import as_csv, as_markdown, cells, lines, made_with, unequal_steps
+    from solo_gps.report.page import missing_for_pages
     from solo_gps.report.summary import aligned
     from solo_gps.runtime.files import write_text
 
@@ -221,9 +265,15 @@ def _conclude(records: Sequence[Record], out: Path, options: argparse.Namespace)
     write_text(out / TABLE, as_markdown(table))
     write_text(out / CELLS, as_csv(records))
     print(f"\ntable: {printable((out / TABLE).absolute())}; beside it {CELLS}")
-    if options.report:
-        from solo_gps.report.comparison import write_comparison
+    if missing := missing_for_pages():
+        print(f"no picture: it needs {missing} (pip install 'solo-gps[report]')")
+    else:
+        from solo_gps.report.comparison import pictures, write_comparison
+        from solo_gps.report.page import save_pictures
 
+        drawn = save_pictures(list(pictures(table)), out)
+        print(f"drawn: {', '.join(file.name for file in drawn) or 'nothing, for no row has a figure'}")
+    if options.report:
         name = (options.sweep or options.table).stem
         page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
         print(f"page:  {printable(page.absolute())}")

@@ -90,6 +90,10 @@ def _values(file: Path, where: str) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    if not file.is_file():
+        raise ConfigError(
+            f"{printable(file)}: no such file. Wanted a sweep file (docs/compare.md), seen from {printable(Path.cwd())}."
+        )
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)  # its loader refuses a key that is there twice
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:

@@ -19,14 +19,17 @@ from solo_gps.hosts.detect import Host
 from solo_gps.runtime.determinism import preserved_generators
 
 
-def rehearse(recipe: DictConfig, host: Host) -> None:
+def rehearse(recipe: DictConfig, host: Host) -> DictConfig:
     """Completes a copy of the recipe, and makes the crops' pipelines, the optimizer and the trainer that it asks for.
+
+    Returns:
+        The completed copy.
 
     Raises:
         HostError: solo-learn or Lightning cannot use the recipe.
         SoloGpsError: Nor can we.
     """
-    with preserved_generators(torch.device("cpu")), _quiet():
+    with preserved_generators(torch.device("cpu")), quiet():
         try:
             cfg = host.complete(deepcopy(recipe))
             host.build_transform(cfg)
@@ -34,6 +37,7 @@ def rehearse(recipe: DictConfig, host: Host) -> None:
             keys = host.trainer_kwargs(cfg)
             _check_trainer(keys, host)
             host.lightning.Trainer(**{**keys, "logger": False, "callbacks": []})
+            return cfg
         except SoloGpsError:
             raise
         except Exception as error:
@@ -49,10 +53,10 @@ def _check_trainer(keys: Mapping[str, Any], host: Host) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the trainer says of the machine, which it says again when it is made for good."""
+def quiet(level: int = logging.CRITICAL) -> Iterator[None]:
+    """Without what the host says up to a level, which it says again when all is made for good."""
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    logging.disable(max(before, level))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_gps.errors import ConfigError, DataError, first_line
+from solo_gps.errors import ConfigError, DataError, UnknownNameError, first_line
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
 from solo_gps.hosts.devices import device_count
 from solo_gps.hosts.named import class_count, held_out_loader, named_dataset, train_set
@@ -86,6 +86,9 @@ class Solo106:
         OmegaConf.set_struct(cfg, False)
         if cfg.data.get("num_workers") is None:
             raise ConfigError("data.num_workers is missing, and solo-learn has no default for it. Set for example 4.")
+        backbone, known = OmegaConf.select(cfg, "backbone.name"), self.methods["base"]._BACKBONES  # type: ignore[attr-defined]
+        if backbone not in known:
+            raise UnknownNameError("backbone (backbone.name)", backbone, known)
         devices, accelerator = cfg.get("devices", 1), cfg.get("accelerator")
         count = device_count(devices, accelerator)
         cfg.devices = list(range(count))  # solo-learn takes len() of it for the learning rate

@@ -73,9 +73,13 @@ class Section:
 
 def check_can_draw(mend: str) -> None:
     """Raises :class:`ConfigError` where a library is missing that the page needs; ``mend`` says how to go without."""
-    for library in ("matplotlib", "jinja2"):
-        if find_spec(library) is None:
-            raise ConfigError(f"the page needs {library}: pip install 'solo-gps[report]', or {mend}.")
+    if missing := missing_for_pages():
+        raise ConfigError(f"the page needs {missing}: pip install 'solo-gps[report]', or {mend}.")
+
+
+def missing_for_pages() -> str | None:
+    """The first library that pages and pictures need and that is not installed."""
+    return next((library for library in ("matplotlib", "jinja2") if find_spec(library) is None), None)
 
 
 def write_page(seen: Findings, folder: Path, *, place: str, command: str) -> Path:
@@ -136,7 +140,14 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def save(page: str, drawn: Sequence[Picture], folder: Path) -> Path:
-    """Writes a page, and its pictures as files of their own, in place of those of a page before; returns the page's file."""
+    """Writes a page, and its pictures as files of their own; returns the page's file."""
+    save_pictures(drawn, folder)
+    write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode())  # a name may be no UTF-8
+    return folder / PAGE
+
+
+def save_pictures(drawn: Sequence[Picture], folder: Path) -> list[Path]:
+    """Writes pictures for a light ground, in place of those that were drawn there before; returns their files."""
     from solo_gps.report.drawing import CREATOR
 
     for file in folder.glob("*.svg"):
@@ -144,8 +155,7 @@ def save(page: str, drawn: Sequence[Picture], folder: Path) -> Path:
             file.unlink()
     for picture in drawn:
         write_text(folder / f"{picture.name}.svg", picture.light)
-    write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode())  # a name may be no UTF-8
-    return folder / PAGE
+    return [folder / f"{picture.name}.svg" for picture in drawn]
 
 
 def gallery(seen: Findings, name: str) -> list[Section]:

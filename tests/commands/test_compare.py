@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from solo_gps.commands.cell import checked_receipt
 from solo_gps.commands.cli import main
-from solo_gps.comparison.records import read_records
+from solo_gps.comparison.records import read_records, record_of, write_record
+from solo_gps.comparison.sweep import read_sweep
 from solo_gps.errors import HostError
 
 HYDRA = {"output_subdir": None}
@@ -180,6 +181,13 @@ def test_curves_are_judged_and_checkpoints_dropped_where_nobody_needs_them(sweep
         ({"recipe": "mall"}, "mall.yaml: no such recipe"),
         ({"alone": {"odd": ["pixels", "imagesize=8"]}}, "odd: prior.imagesize: no such key"),
         ({"axes": {"positives": {"plain": ["++data.train_path=/nowhere"]}}}, "plain: "),
+        ({"axes": {"positives": {"plain": ["++backbone.name=resnet19"]}}}, "plain: unknown backbone (backbone.name) 'resnet19'"),
+        ({"axes": {"positives": {"plain": ["++optimizer.kwargs={speed: 3}"]}}}, "plain: "),
+        ({"axes": {"positives": {"plain": ["++optimizer.lr=fast"]}}}, "plain: optimizer.lr: "),
+        ({"axes": {"positives": {"plain": ["++gradient_clip_val=much"]}}}, "plain: solo-learn ended while reading the recipe"),
+        ({"axes": {"positives": {"plain": ["++optimizer.batch_size=49"]}}}, "plain: the training set has 48 images"),
+        ({"axes": {"positives": {"GPS": ["+sampler=gps", "sampler.gps.k=48"]}}}, "GPS: k=48 neighbours of N=48 images"),
+        ({"axes": {"positives": {"GPS": ["+sampler=gps", "++optimizer.batch_size=49"]}}}, "GPS: the training set has 48"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path, keys, words):
@@ -251,10 +259,60 @@ def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):
     assert not (tmp_path / "a b").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["x.yaml", "--table", "y"]])
-def test_a_sweep_or_a_table(words, capsys):
+@pytest.mark.host
+@pytest.mark.slow
+def test_only_what_is_asked_for_is_trained_with_what_it_reads(sweep, capsys, tmp_path):
+    file = sweep(seeds=[3, 4])
+    code, out, err = whole(file, "--only", "by plain, seed 4", "--only", "prior")
+    assert code == 0, err[-3000:]
+    assert [(record.row, record.seed) for record in read_records(tmp_path / "a b")] == [
+        ("prior", None),
+        ("plain", 4),
+        ("by plain", 4),
+    ]
+    assert "drawn: rows.svg" in out
+    assert (tmp_path / "a b" / "rows.svg").read_text().startswith("<?xml")
+    assert main(["compare", str(file), "--list", "--only", "*plain"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "to do     plain, seed 3",
+        "to do     by plain, seed 3",
+        "finished  plain, seed 4",
+        "finished  by plain, seed 4",
+    ]
+
+
+def test_the_list_says_why_a_finished_cell_is_trained_again(sweep, capsys, tmp_path):
+    file = sweep()
+    plain = next(cell for cell in read_sweep(file).cells if cell.row == "plain")
+    write_record(tmp_path / "a b" / "records", plain.name, record_of(plain, steps=2, figures={"knn_weighted": 0.5}, facts={}))
+    assert main(["compare", str(file), "--list", "--only", "by plain"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "to do     plain, seed 3 (again: its checkpoint, which another reads, is gone)",
+        "to do     by plain, seed 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "wanted a sweep file, or --table with a folder of records; got neither"),
+        (["x.yaml", "--table", "y"], "got both, x.yaml and --table y"),
+        (["x.yaml"], "x.yaml: no such file"),
+        (["--table", "y", "--list"], "--list and --only choose among the cells of a sweep file"),
+    ],
+)
+def test_a_sweep_or_a_table(words, said, capsys):
     assert main(["compare", *words]) == 1
-    assert "wanted a sweep file, or --table" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--only", "gps"], "--only 'gps': no cell is called so; the first is 'prior'"), (["a.yaml"], "KEY=VALUE")],
+)
+def test_a_list_that_nothing_would_come_of_is_an_error(sweep, words, said, capsys):
+    assert main(["compare", str(sweep()), *words, "--list"]) == 1
+    assert said in capsys.readouterr().err
 
 
 RECEIPT = {"ended": "finished", "samplers": {"gps": {}}, "share_guided": 1.0}
