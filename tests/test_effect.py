@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from solo_gps.comparison.records import read_records
 from solo_gps.comparison.sweep import read_sweep
@@ -17,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 EFFECT = ROOT / "benchmarks" / "effect"
 sys.path.insert(0, str(EFFECT))
 
-import page  # noqa: E402 - a script beside the sweep files
+import page  # noqa: E402 - scripts beside the sweep files
+import run  # noqa: E402
 
 
 def test_its_tables_are_those_of_the_records():
@@ -72,3 +78,65 @@ def test_noise_does_not_gain_labels_are_the_top_and_one_row_is_above_strong_view
     best = of_row("simclr, weak, GPS uniform of 3", "map")
     assert best > of_row("simclr, strong, plain", "map")
     assert best > of_row("prior patches", "map")
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """CIFAR-10's files with five images of each class, and torchvision told of their sums."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    targets = random.permutation(np.repeat(np.arange(10), 5)).tolist()
+    images = random.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
+
+    def written(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    batch = {"data": images.reshape(50, -1), "labels": targets}
+    monkeypatch.setattr(CIFAR10, "train_list", [list(written("data_batch_1", batch))])
+    monkeypatch.setattr(CIFAR10, "test_list", [list(written("test_batch", batch))])
+    name, md5 = written("batches.meta", {"label_names": sorted(f"class {number}" for number in range(10))})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    monkeypatch.setattr(run, "COUNTS", {"train": 3, "test": 2})
+    return tmp_path, images.transpose(0, 2, 3, 1), np.array(targets)
+
+
+def test_it_takes_the_first_of_each_class_of_torchvisions_files(cifar10):
+    folder, images, targets = cifar10
+    taken = dict(run.images_of(folder))
+    assert len(taken) == 10 * (3 + 2)
+    for split, count in run.COUNTS.items():
+        for label in range(10):
+            for number, index in enumerate(np.flatnonzero(targets == label)[:count]):
+                jpeg = io.BytesIO()
+                Image.fromarray(images[index]).save(jpeg, "JPEG", quality=75, subsampling="4:2:0")
+                assert taken[f"{split}/class {label}/{number:04d}.jpg"] == jpeg.getvalue()
+
+
+def test_the_same_images_as_files_are_the_same(cifar10, tmp_path):
+    taken = list(run.images_of(cifar10[0]))
+    for place, content in taken:
+        (tmp_path / "files" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / place).write_bytes(content)
+    assert run.digest_of(list(run.images_of(tmp_path / "files"))) == run.digest_of(taken)
+
+
+@pytest.mark.parametrize("name", ["short", "long"])
+def test_other_images_share_nothing_with_the_records(name, tmp_path, monkeypatch):
+    sweep = EFFECT / f"{name}.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert run.at_home(sweep, run.DIGEST) == (sweep, Path("runs/effect"))
+    own, out = run.at_home(sweep, "0123456789")
+    asked, theirs = read_sweep(own), read_sweep(sweep)
+    assert out == Path("runs/effect-01234567")
+    for path in (asked.out, asked.records, asked.judge.train, asked.judge.test):
+        assert str(path).startswith("runs/effect-01234567")
+    assert [(cell.row, cell.seed) for cell in asked.cells] == [(cell.row, cell.seed) for cell in theirs.cells]
+    assert not {cell.key for cell in asked.cells if not cell.alone} & {cell.key for cell in theirs.cells}
+    for cell in asked.cells:
+        words = " ".join(cell.overrides)
+        assert words.count("runs/effect") == words.count("runs/effect-01234567")
+        assert cell.alone or "data.train_path=runs/effect-01234567/images/train" in cell.overrides
