@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results/effect.md again, from the stored records alone.
+"""Writes the tables and pictures of docs/results/effect.md again, from the stored records alone.
 
 python benchmarks/effect/page.py
 """
@@ -10,9 +10,12 @@ from pathlib import Path
 from solo_gps.comparison.records import finished
 from solo_gps.comparison.sweep import read_sweep
 from solo_gps.comparison.table import Line, as_markdown, figures_of, lines, points
+from solo_gps.report.comparison import pictures
+from solo_gps.report.drawing import Picture
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "effect.md"
+IMAGES = ROOT / "docs" / "images"
 SWEEPS = {"effect": "short", "effect-long": "long"}
 """Folder of records, to the sweep file that made them."""
 SHOWN = ("knn_weighted", "knn_one_vote", "linear", "map")
@@ -21,6 +24,15 @@ SHOWN = ("knn_weighted", "knn_one_vote", "linear", "map")
 
 def main() -> None:
     PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for folder, sweep in SWEEPS.items():
+        for picture in drawn(folder, table_of(folder, sweep)):
+            on_white = picture.light.replace("<svg ", '<svg style="background: #fff" ', 1)  # the site may be dark
+            (IMAGES / f"{folder}-{picture.name}.svg").write_text(on_white, encoding="utf-8")
+
+
+def drawn(folder: str, table: list[Line]) -> list[Picture]:
+    """The pictures of a table: of the long runs their curves alone."""
+    return [picture for picture in pictures(table) if (picture.name == "curves") == (folder == "effect-long")]
 
 
 def renewed(text: str) -> str:
@@ -30,18 +42,18 @@ def renewed(text: str) -> str:
         _, end, after = rest.partition(f"<!-- end of {folder} -->")
         if not end:
             raise SystemExit(f"{PAGE}: wanted the marks <!-- {folder} --> and <!-- end of {folder} -->")
-        text = f"{before}{mark}\n{table_of(folder, sweep)}\n{end}{after}"
+        table = table_of(folder, sweep)
+        shown = [figure for figure in SHOWN if figure in figures_of(table)]
+        links = "".join(f"\n![{one.words}](../images/{folder}-{one.name}.svg)\n" for one in drawn(folder, table))
+        text = f"{before}{mark}\n{as_markdown(table, shown)}{curves(table)}{links}\n{end}{after}"
     return text
 
 
-def table_of(folder: str, sweep: str) -> str:
+def table_of(folder: str, sweep: str) -> list[Line]:
     asked = read_sweep(Path(__file__).with_name(f"{sweep}.yaml"))
     cells = sorted(asked.cells, key=lambda cell: cell.place)
-    records = [record for cell in cells if (record := finished(ROOT / "docs" / "results" / folder, cell)) is not None]
-    if not records:
-        return "(no cell is finished)\n"
-    table = lines(records)
-    return as_markdown(table, [figure for figure in SHOWN if figure in figures_of(table)]) + curves(table)
+    records = ROOT / "docs" / "results" / folder
+    return lines([record for cell in cells if (record := finished(records, cell)) is not None])
 
 
 def curves(table: list[Line]) -> str:

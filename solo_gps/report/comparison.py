@@ -102,7 +102,7 @@ def _rows(table: Sequence[Line], figure: str) -> Picture:
             axes.plot(values, [place] * len(values), linestyle="", marker=MARKS[kind], markersize=5, alpha=0.7, color=lines[kind])
             axes.plot([values.mean()] * 2, [place - 0.35, place + 0.35], linewidth=2, color=lines[kind])
         axes.set_yticks(range(len(shown)), [label(row.row) for row in shown])
-        axes.invert_yaxis()
+        axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set(xlabel=_axis(figure))
 
     best = max(shown, key=lambda row: float(np.mean(row.of(figure))))

@@ -263,7 +263,7 @@ def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):
 @pytest.mark.slow
 def test_only_what_is_asked_for_is_trained_with_what_it_reads(sweep, capsys, tmp_path):
     file = sweep(seeds=[3, 4])
-    code, out, err = whole(file, "--only", "by plain, seed 4", "--only", "prior")
+    code, out, err = whole(file, "--only", "by plain, seed 4", "--only", "prior", "hydra/launcher=submitit_local")
     assert code == 0, err[-3000:]
     assert [(record.row, record.seed) for record in read_records(tmp_path / "a b")] == [
         ("prior", None),
