@@ -141,8 +141,8 @@ def test_each_cell_is_a_run_of_its_own_for_wandb(sweep, tmp_path):
 @pytest.mark.host
 @pytest.mark.slow
 def test_a_cell_that_fails_leaves_the_others_and_an_error_at_the_end(sweep, tmp_path):
-    axes = {"positives": {"plain": [], "bad": ["optimizer.name=nothing"]}}
-    code, out, err = whole(sweep(axes=axes, alone={}, baseline={}))
+    axes = {"positives": {"plain": [], "bad": ["++optimizer.lr=1e30", "++max_steps=6"]}}  # its weights are no numbers at the end
+    code, out, err = whole(sweep(axes=axes, alone={}, baseline={}, equal_steps=False))
     assert code == 1
     assert [line.split()[0] for line in out.splitlines()[1:2]] == ["plain"]
     assert "bad, seed 3: failed" in err
