@@ -207,7 +207,7 @@ def typed(line, here, monkeypatch, capsys):
         return
     line = re.sub(r"^(torchrun --nproc-per-node \d+|srun [-\w ]*?\d+ python|python) main_pretrain\.py", "solo-gps pretrain", line)
     line = line.replace("pretrain ...", f"pretrain {OURS}")
-    words = [word for part in shlex.split(line, comments=True) for word in (sorted(glob.glob(part)) if "*" in part else [part])]
+    words = [word for part in shlex.split(line, comments=True) for word in (sorted(glob.glob(part)) or [part])]
     if words[0] == "export":
         monkeypatch.setenv(*words[1].split("="))
     elif words[:2] == ["pip", "install"]:

@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from solo_gps.comparison.cells import Cell, JudgeKeys
 from solo_gps.comparison.plan import FINISHED, mark_finished
-from solo_gps.comparison.records import record_of, write_record
+from solo_gps.comparison.records import finished, record_of, write_record
 from solo_gps.comparison.sweep import Sweep
 from solo_gps.errors import ConfigError, HostError
 from solo_gps.hydra_switch import loader_workers
 from solo_gps.runtime.console import show_progress_lines
+from solo_gps.runtime.determinism import preserved_flags
 
 TOLD = (
     *("share_guided", "purity_of_positives_used", "purity_of_all_neighbours", "measures"),
@@ -42,7 +43,8 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
     """
     typed = sys.argv
     by_name = {cell.name: cell for cell in cells}
-    needed = {(row, cell.seed) for cell in cells for row in cell.needs}
+    readers = [cell for cell in sweep.cells if finished(sweep.records, cell) is None]  # also those that a later command trains
+    needed = {(row, cell.seed) for cell in readers for row in cell.needs}
     keep = {cell.name for cell in cells if sweep.keys.keep_checkpoints or (cell.row, cell.seed) in needed}
     # Plain values, for a launcher sends the program to another process with all that it reads.
     judge = replace(sweep.judge, **{part: os.path.abspath(getattr(sweep.judge, part)) for part in ("train", "test")})
@@ -56,7 +58,7 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell], arguments: Sequence[str]) -> 
         sys.argv = [*typed[:1], "pretrain", *recipe, *words]  # Lightning starts the other ranks by it
         show_progress_lines()
         cell = by_name[Path(HydraConfig.get().runtime.output_dir).name]
-        with loader_workers(), _ranks_let_go():
+        with loader_workers(), _ranks_let_go(), preserved_flags():
             train_and_judge(cfg, cell, judge, Path(records), keep=cell.name in keep)
 
     sys.argv = ["solo-gps compare", *arguments]

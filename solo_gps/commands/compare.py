@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from solo_gps.comparison.cells import Cell
-from solo_gps.comparison.plan import finished_checkpoint, quoted
+from solo_gps.comparison.cells import CHECKPOINT, Cell
+from solo_gps.comparison.plan import finished_checkpoint, quoted, words_of
 from solo_gps.comparison.records import PLAN, Record, finished, read_record, read_records, write_record
 from solo_gps.comparison.sweep import Sweep, composed, read_sweep
 from solo_gps.errors import ConfigError, DataError, MachineError, SoloGpsError, printable
@@ -82,7 +83,8 @@ def _compare(options: argparse.Namespace) -> int:
     wrong = _conclude(done, options.out or sweep.out, options) if (done := _done(sweep)) else None
     if failed:
         rows = ", ".join(dict.fromkeys(cell.row for cell in failed))
-        raise DataError(f"{len(failed)} of {len(asked)} cells have no record ({rows}): see the errors above, and type it again.")
+        every = {cell.name for cell in (*asked, *failed)}
+        raise DataError(f"{len(failed)} of {len(every)} cells have no record ({rows}): see the errors above, and type it again.")
     if wrong is not None and sweep.keys.equal_steps:
         raise DataError(wrong)
     return 0
@@ -109,7 +111,8 @@ def _asked(sweep: Sweep, only: Sequence[str] | None) -> list[Cell]:
 
 
 def _is_called(cell: Cell, pattern: str) -> bool:
-    return any(name == pattern or fnmatchcase(name, pattern) for name in (cell.row, _named(cell)))
+    only_stars = pattern.replace("[", "[[]")  # a row may be called by brackets
+    return any(fnmatchcase(name, only_stars) for name in (cell.row, _named(cell)))
 
 
 def _show_list(sweep: Sweep, asked: Sequence[Cell]) -> None:
@@ -208,12 +211,15 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
     from solo_gps.guide.trial import try_out
     from solo_gps.hosts.detect import detect_host
 
-    cfg = composed(sweep.recipe, sweep.recipe_folder, [*overrides, *cell.overrides], cell.row)
-    asked = read_recipe(cfg)
-    if cell.needs:  # its prior's file is one that another cell is to leave
-        cfg.pop("prior", None)
-    check_recipe(cfg, detect_host(), asked.samplers)
-    try_out(cfg)
+    cfg = composed(sweep.recipe, sweep.recipe_folder, [*overrides, *words_of(sweep, cell)], cell.row, with_hydra=True)
+    with _as_in_its_job(cfg, sweep.folder(cell)):
+        asked = read_recipe(cfg)
+        for word in cell.overrides:
+            if CHECKPOINT.search(word):  # a file that another cell is to leave
+                key = word.partition("=")[0].lstrip("+")
+                OmegaConf.update(cfg, "prior" if key.startswith("prior") else key, None)
+        check_recipe(cfg, detect_host(), asked.samplers)
+        try_out(cfg)
     every, epochs, steps = sweep.judge.every, OmegaConf.select(cfg, "max_epochs"), OmegaConf.select(cfg, "max_steps")
     if every is None:
         return
@@ -225,6 +231,24 @@ def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
         )
     if OmegaConf.select(cfg, "auto_resume.enabled"):
         raise ConfigError(f"judge.every={every} with auto_resume.enabled: the curve would lack what came before. Leave one out.")
+
+
+@contextmanager
+def _as_in_its_job(cfg: Any, folder: Path) -> Iterator[None]:
+    """Takes Hydra's own node out of a recipe, which may read it meanwhile as in its job (``${hydra:runtime.cwd}``)."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    jobs = HydraConfig.instance()
+    before = jobs.cfg
+    with open_dict(cfg):
+        cfg.hydra.job.num, cfg.hydra.job.id, cfg.hydra.runtime.output_dir = 0, "0", str(folder.absolute())
+        jobs.set_config(cfg)
+        cfg.pop("hydra")
+    try:
+        yield
+    finally:
+        jobs.cfg = before
 
 
 def _run(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None:

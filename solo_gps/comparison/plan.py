@@ -36,18 +36,22 @@ def write_plan(sweep: Sweep, left: Sequence[Cell], file: Path) -> None:
         depth[cell.row, cell.seed] = max(below, default=0)
         if depth[cell.row, cell.seed] == len(batches):
             batches.append([])
-        every = sweep.judge.every
-        words = [
-            *cell.overrides,
-            "++checkpoint.enabled=true",
-            f"++checkpoint.dir={quoted(sweep.folder(cell).absolute())}",
-            f"++checkpoint.frequency={every or 1}",
-            f"++checkpoint.keep_prev={str(every is not None).lower()}",
-            f"hydra.sweep.subdir={cell.name}",
-        ]
+        words = [*words_of(sweep, cell), f"hydra.sweep.subdir={cell.name}"]
         needs = {row: str(sweep.folder(sweep.cell(row, cell.seed)).absolute()) for row in cell.needs}
         batches[depth[cell.row, cell.seed]].append({"row": cell.row, "seed": cell.seed, "words": words, "needs": needs})
     write_text(file, json.dumps({"batches": batches}, indent=1) + "\n")
+
+
+def words_of(sweep: Sweep, cell: Cell) -> list[str]:
+    """All overrides of a cell: its own, and where its checkpoints go, whatever its recipe says of them."""
+    every = sweep.judge.every
+    return [
+        *cell.overrides,
+        "++checkpoint.enabled=true",
+        f"++checkpoint.dir={quoted(sweep.folder(cell).absolute())}",
+        f"++checkpoint.frequency={every or 1}",
+        f"++checkpoint.keep_prev={str(every is not None).lower()}",
+    ]
 
 
 def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:

@@ -135,7 +135,7 @@ def _recipe(file: Path, keys: SweepKeys) -> tuple[Path, str]:
     return (recipe.parent, recipe.stem) if keys.config_path is None else (folder, keys.recipe)
 
 
-def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
+def composed(recipe: str, folder: Path, words: Sequence[str], row: str, *, with_hydra: bool = False) -> Any:
     """A recipe with overrides, as Hydra composes it; in place of a row's checkpoint stands a file that does not exist.
 
     Args:
@@ -143,6 +143,7 @@ def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
         folder: Its folder.
         words: Overrides.
         row: Named in errors.
+        with_hydra: Whether Hydra's own node is there too.
 
     Raises:
         ConfigError: Hydra cannot.
@@ -154,7 +155,7 @@ def composed(recipe: str, folder: Path, words: Sequence[str], row: str) -> Any:
 
     try:
         with initialize_config_dir(version_base="1.2", config_dir=str(folder)):
-            cfg = compose(recipe, overrides=[CHECKPOINT.sub(UNKNOWN, word) for word in words])
+            cfg = compose(recipe, overrides=[CHECKPOINT.sub(UNKNOWN, word) for word in words], return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{row}: {' '.join(str(error).split())}") from error
     OmegaConf.set_struct(cfg, False)

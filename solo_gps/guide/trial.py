@@ -12,9 +12,8 @@ from solo_gps.errors import SoloGpsError, of_host
 from solo_gps.guide.crops import key_of
 from solo_gps.guide.switch import activate
 from solo_gps.hosts.data_folder import check_batch, reads_by_dali
-from solo_gps.hosts.keys import check_host_keys
 from solo_gps.hosts.rehearsal import quiet, rehearse
-from solo_gps.runtime.determinism import preserved_generators
+from solo_gps.runtime.determinism import preserved_flags, preserved_generators
 
 ON_THIS_MACHINE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": 32}
 """The training itself may be sent to another machine, with GPUs that this one lacks."""
@@ -32,13 +31,13 @@ def try_out(recipe: DictConfig) -> None:
     trial = deepcopy(recipe)
     for key, value in ON_THIS_MACHINE.items():
         OmegaConf.update(trial, key, value, force_add=True)
-    check_host_keys(trial)  # switching on leaves those of a plain run to the host
-    with preserved_generators(torch.device("cpu")), quiet(logging.INFO), activate(trial) as run:
+    with preserved_generators(torch.device("cpu")), preserved_flags(), quiet(logging.INFO), activate(trial) as run:
         cfg = rehearse(trial, run.host)
         try:
             run.host.build_method(cfg, run.host.methods[cfg.method])
             data = {**cfg.data, "format": "image_folder"} if reads_by_dali(cfg) else cfg.data
             images = len(run.host.build_train_set(data, run.host.build_transform(cfg)))
+            run.host.build_val_loader(cfg)
         except SoloGpsError:
             raise
         except Exception as error:

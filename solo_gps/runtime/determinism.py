@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -69,6 +70,24 @@ def preserved_generators(device: torch.device) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def preserved_flags() -> Iterator[None]:
+    """Puts back at the end what Lightning's trainer sets for ``deterministic`` and ``benchmark``, and never takes back."""
+    cudnn, variables = torch.backends.cudnn, ("CUBLAS_WORKSPACE_CONFIG", "HOROVOD_FUSION_THRESHOLD")
+    algorithms, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, deterministic = cudnn.benchmark, cudnn.deterministic
+    environment = {name: os.environ.get(name) for name in variables}
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn)
+        cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _set_to_ieee() -> list[tuple[Any, str, Any]]:

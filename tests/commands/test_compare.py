@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,14 +12,18 @@ import textwrap
 import time
 
 import pytest
+import torch
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from solo_gps.commands.cell import checked_receipt
 from solo_gps.commands.cli import main
+from solo_gps.commands.compare import _check
 from solo_gps.comparison.records import read_records, record_of, write_record
 from solo_gps.comparison.sweep import read_sweep
 from solo_gps.errors import HostError
+from solo_gps.hosts.detect import detect_host
 
 HYDRA = {"output_subdir": None}
 ROWS = ["prior", "plain", "GPS", "by plain"]
@@ -183,7 +188,8 @@ def test_curves_are_judged_and_checkpoints_dropped_where_nobody_needs_them(sweep
         ({"axes": {"positives": {"plain": ["++data.train_path=/nowhere"]}}}, "plain: "),
         ({"axes": {"positives": {"plain": ["++backbone.name=resnet19"]}}}, "plain: unknown backbone (backbone.name) 'resnet19'"),
         ({"axes": {"positives": {"plain": ["++optimizer.kwargs={speed: 3}"]}}}, "plain: "),
-        ({"axes": {"positives": {"plain": ["++optimizer.lr=fast"]}}}, "plain: optimizer.lr: "),
+        ({"axes": {"positives": {"plain": ["++optimizer.lr=fast"]}}}, "plain: "),
+        ({"axes": {"positives": {"plain": ["++data.val_path=/nowhere"]}}}, "plain: "),
         ({"axes": {"positives": {"plain": ["++gradient_clip_val=much"]}}}, "plain: solo-learn ended while reading the recipe"),
         ({"axes": {"positives": {"plain": ["++optimizer.batch_size=49"]}}}, "plain: the training set has 48 images"),
         ({"axes": {"positives": {"GPS": ["+sampler=gps", "sampler.gps.k=48"]}}}, "GPS: k=48 neighbours of N=48 images"),
@@ -195,6 +201,47 @@ def test_what_is_wrong_is_said_before_the_first_training(sweep, capsys, tmp_path
     assert main(["compare", str(file)]) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "a b").exists()
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {
+            "checkpoint.dir": "${hydra:runtime.cwd}/ck",
+            "name": "run-${hydra:job.num}",
+            "wandb.project": "${hydra:runtime.output_dir}",
+        },
+        {"checkpoint.dir": "/dev/null/nowhere"},  # a cell's are in the folder of the sweep
+        {"accelerator": "gpu", "devices": [0, 1], "strategy": "ddp", "precision": "16-mixed", "sync_batchnorm": True},
+        {"max_epochs": -1},
+    ],
+)
+def test_what_trains_is_not_refused_before_the_first_training(sweep, tmp_path, keys):
+    if "max_epochs" in keys and detect_host().generation == "1.0.2":
+        pytest.skip("its own programs want a number of epochs")
+    axes = {"positives": {"plain": [], "longer": ["++resume_from_checkpoint={checkpoint of plain}", "++max_steps=4"]}}
+    file = sweep(axes=axes, baseline={})
+    cfg = OmegaConf.load(tmp_path / "small.yaml")
+    for key, value in keys.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    OmegaConf.save(cfg, tmp_path / "small.yaml")
+    asked = read_sweep(file)
+    _check(asked, asked.cells, [])
+
+
+@pytest.mark.host
+def test_trying_a_row_out_changes_nothing_for_the_others(sweep):
+    cudnn, plain = torch.backends.cudnn, ["++deterministic=true", "++benchmark=true"]
+    asked = read_sweep(sweep(axes={"positives": {"plain": plain, "GPS": [*plain, "+sampler=gps", "sampler.gps.k=2"]}}))
+
+    def state():
+        flags = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.deterministic
+        return flags, dict(os.environ), torch.get_rng_state().tolist(), HydraConfig.instance().cfg, logging.root.manager.disable
+
+    before = state()
+    _check(asked, asked.cells, [])
+    assert state() == before
 
 
 @pytest.mark.host
@@ -262,9 +309,14 @@ def test_list_shows_what_is_left_and_trains_nothing(sweep, capsys, tmp_path):
 @pytest.mark.host
 @pytest.mark.slow
 def test_only_what_is_asked_for_is_trained_with_what_it_reads(sweep, capsys, tmp_path):
-    file = sweep(seeds=[3, 4])
+    file = sweep(seeds=[3, 4], keep_checkpoints=False)
+    code, out, err = whole(file, "--only", "plain, seed 4")
+    assert code == 0, err[-3000:]
+    (plain,) = (tmp_path / "a b" / "records").iterdir()
+    trained = plain.stat().st_mtime_ns
     code, out, err = whole(file, "--only", "by plain, seed 4", "--only", "prior", "hydra/launcher=submitit_local")
     assert code == 0, err[-3000:]
+    assert plain.stat().st_mtime_ns == trained, "its checkpoint was kept for the row that reads it"
     assert [(record.row, record.seed) for record in read_records(tmp_path / "a b")] == [
         ("prior", None),
         ("plain", 4),
@@ -304,6 +356,13 @@ def test_the_list_says_why_a_finished_cell_is_trained_again(sweep, capsys, tmp_p
 def test_a_sweep_or_a_table(words, said, capsys):
     assert main(["compare", *words]) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", ["GPS [a]", "GPS [a], seed 3", "GPS [a]*", "*[a]*"])
+def test_a_name_with_brackets_is_a_name(sweep, pattern, capsys):
+    axes = {"positives": {"plain": [], "GPS [a]": ["+sampler=gps", "sampler.gps.k=2"]}}
+    assert main(["compare", str(sweep(axes=axes)), "--list", "--only", pattern]) == 0
+    assert capsys.readouterr().out.splitlines() == ["to do     GPS [a], seed 3"]
 
 
 @pytest.mark.parametrize(
