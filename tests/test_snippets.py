@@ -207,7 +207,12 @@ def typed(line, here, monkeypatch, capsys):
         return
     line = re.sub(r"^(torchrun --nproc-per-node \d+|srun [-\w ]*?\d+ python|python) main_pretrain\.py", "solo-gps pretrain", line)
     line = line.replace("pretrain ...", f"pretrain {OURS}")
-    words = [word for part in shlex.split(line, comments=True) for word in (sorted(glob.glob(part)) or [part])]
+    # A shell expands no star in quotes, which words with spaces have.
+    words = [
+        word
+        for part in shlex.split(line, comments=True)
+        for word in (sorted(glob.glob(part)) if "*" in part and " " not in part else [part])
+    ]
     if words[0] == "export":
         monkeypatch.setenv(*words[1].split("="))
     elif words[:2] == ["pip", "install"]:
