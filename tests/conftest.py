@@ -28,6 +28,7 @@ from programs import Programs
 from trainings import Record, recorded, small_recipe
 
 from solo_gps import hookimpl, plugins
+from solo_gps.hosts.detect import detect_host
 from solo_gps.samplers.gps.sampler import Gps
 
 # The same examples each time, so that no change is held up by what another brought; new ones: --hypothesis-profile=default.
@@ -95,6 +96,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((image * (255 / 16)).round().astype("uint8")).convert("RGB").save(file)
     return folder
+
+
+@pytest.fixture
+def h5(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An H5 file of the digits, and a home folder for solo-learn's list of it."""
+    if detect_host().generation != "1.0.6":
+        pytest.skip("H5 came with solo-learn 1.0.6")
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        for path in sorted((digits / "train").glob("*/*.png")):
+            file.require_group(path.parent.name)[path.name] = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    return tmp_path / "digits.h5"
 
 
 @pytest.fixture

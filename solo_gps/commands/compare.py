@@ -188,9 +188,10 @@ def _check(sweep: Sweep, left: Sequence[Cell], overrides: Sequence[str]) -> None
     check_can_write(sweep.out, "out")
     check_can_write(sweep.records, "records")
     own = [word for word in overrides if not word.lstrip("+").startswith("hydra")]
+    counted: dict[str, int] = {}
     for cell in {cell.row: cell for cell in left}.values():  # seeds change nothing that can be wrong
         try:
-            _check_prior(cell) if cell.alone else _check_recipe(sweep, cell, own)
+            _check_prior(cell) if cell.alone else _check_recipe(sweep, cell, own, counted)
         except SoloGpsError as error:
             if not str(error).startswith(f"{cell.row}: "):
                 error.args = (f"{cell.row}: {error}",)
@@ -204,22 +205,21 @@ def _check_prior(cell: Cell) -> None:
     resolve_prior(prior_node(list(cell.overrides)))
 
 
-def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str]) -> None:
+def _check_recipe(sweep: Sweep, cell: Cell, overrides: Sequence[str], counted: dict[str, int]) -> None:
     from omegaconf import OmegaConf
 
-    from solo_gps.guide.check import check_recipe, read_recipe
+    from solo_gps.guide.check import check_strategy, read_recipe
     from solo_gps.guide.trial import try_out
-    from solo_gps.hosts.detect import detect_host
 
     cfg = composed(sweep.recipe, sweep.recipe_folder, [*overrides, *words_of(sweep, cell)], cell.row, with_hydra=True)
     with _as_in_its_job(cfg, sweep.folder(cell)):
-        asked = read_recipe(cfg)
+        if read_recipe(cfg).samplers:  # both read what the trial replaces
+            check_strategy(cfg)
         for word in cell.overrides:
             if CHECKPOINT.search(word):  # a file that another cell is to leave
                 key = word.partition("=")[0].lstrip("+")
-                OmegaConf.update(cfg, "prior" if key.startswith("prior") else key, None)
-        check_recipe(cfg, detect_host(), asked.samplers)
-        try_out(cfg)
+                OmegaConf.update(cfg, "prior" if key.partition(".")[0] == "prior" else key, None)
+        try_out(cfg, counted)
     every, epochs, steps = sweep.judge.every, OmegaConf.select(cfg, "max_epochs"), OmegaConf.select(cfg, "max_steps")
     if every is None:
         return
@@ -289,17 +289,19 @@ def _conclude(records: Sequence[Record], out: Path, options: argparse.Namespace)
     write_text(out / TABLE, as_markdown(table))
     write_text(out / CELLS, as_csv(records))
     print(f"\ntable: {printable((out / TABLE).absolute())}; beside it {CELLS}")
-    if missing := missing_for_pages():
+    if options.report:
+        from solo_gps.report.comparison import write_comparison
+
+        name = (options.sweep or options.table).stem
+        page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
+        print(f"page:  {printable(page.absolute())}")
+    elif missing := missing_for_pages():
         print(f"no picture: it needs {missing} (pip install 'solo-gps[report]')")
     else:
-        from solo_gps.report.comparison import pictures, write_comparison
+        from solo_gps.report.comparison import pictures
         from solo_gps.report.page import save_pictures
 
         drawn = save_pictures(list(pictures(table)), out)
         print(f"drawn: {', '.join(file.name for file in drawn) or 'nothing, for no row has a figure'}")
-    if options.report:
-        name = (options.sweep or options.table).stem
-        page = write_comparison(table, out, title=f"Comparison {name}", command=shlex.join(["solo-gps", *options.typed]))
-        print(f"page:  {printable(page.absolute())}")
     print(f"made with {'; '.join(made_with(records))}")
     return unequal_steps(table)

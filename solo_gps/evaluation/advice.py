@@ -54,7 +54,7 @@ VIEWS = Suggestion(
     keys="",
     reason="Begin with mild views, a flip or a crop: with them SimCLR gained in every figure within 12 epochs of 5,000 photos "
     "(flips: three seeds; crops: one). Beside strong augmentation plan for more: by k-NN such positives gained nothing in 12 "
-    "epochs, and were ahead after 21 of 41 and from there on, in three seeds (docs/results/effect.md).",
+    "epochs, and were ahead after 21 of 41 and from there on, in each of three seeds (docs/results/effect.md).",
 )
 
 

@@ -180,7 +180,7 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
     """
     check_method(recipe, list(host.methods), samplers)
     if samplers:
-        _check_strategy(recipe)
+        check_strategy(recipe)
         check_host_keys(recipe)
         resolve_prior(node_of(recipe, "prior"))
         resolve_search(node_of(recipe, "search"))
@@ -193,7 +193,8 @@ def check_recipe(recipe: DictConfig, host: Host, samplers: Mapping[str, Sampler]
         check_validation_folder(recipe)
 
 
-def _check_strategy(recipe: DictConfig) -> None:
+def check_strategy(recipe: DictConfig) -> None:
+    """Raises :class:`ConfigError` for a strategy whose ranks are copies of this process."""
     strategy = str(node_of(recipe, "strategy"))
     if any(word in strategy for word in ("fork", "spawn", "notebook")):
         raise ConfigError(

@@ -19,11 +19,13 @@ ON_THIS_MACHINE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy
 """The training itself may be sent to another machine, with GPUs that this one lacks."""
 
 
-def try_out(recipe: DictConfig) -> None:
+def try_out(recipe: DictConfig, counted: dict[str, int]) -> None:
     """Switches on, builds what a training builds (network, optimizer, trainer, training set), and throws it away.
 
     Args:
         recipe: The whole recipe; not changed.
+        counted: Number of training images by the recipe's ``data`` node; what is not in there is read and added, so that the rows
+            of one table list its images once.
 
     Raises:
         SoloGpsError: The recipe cannot be trained.
@@ -35,9 +37,11 @@ def try_out(recipe: DictConfig) -> None:
         cfg = rehearse(trial, run.host)
         try:
             run.host.build_method(cfg, run.host.methods[cfg.method])
-            data = {**cfg.data, "format": "image_folder"} if reads_by_dali(cfg) else cfg.data
-            images = len(run.host.build_train_set(data, run.host.build_transform(cfg)))
-            run.host.build_val_loader(cfg)
+            images = counted.get(data := OmegaConf.to_yaml(cfg.data))
+            if images is None:
+                files = {**cfg.data, "format": "image_folder"} if reads_by_dali(cfg) else cfg.data
+                images = counted[data] = len(run.host.build_train_set(files, run.host.build_transform(cfg)))
+                run.host.build_val_loader(cfg)
         except SoloGpsError:
             raise
         except Exception as error:

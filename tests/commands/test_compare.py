@@ -245,6 +245,30 @@ def test_trying_a_row_out_changes_nothing_for_the_others(sweep):
 
 
 @pytest.mark.host
+@pytest.mark.slow
+def test_a_cells_settings_of_torch_end_with_it(sweep, tmp_path):
+    """In one process: what Lightning sets for a deterministic row would else be the next row's, too."""
+    file = sweep(axes={"positives": {"exact": ["++deterministic=true", "++benchmark=true"]}}, alone={}, baseline={})
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, dict(os.environ)
+    assert main(["compare", str(file)]) == 0
+    seeds = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # each cell sets its own
+    after = {name: value for name, value in os.environ.items() if name not in seeds or name in before[2]}
+    assert (torch.are_deterministic_algorithms_enabled(), cudnn.benchmark) == before[:2]
+    assert after.get("CUBLAS_WORKSPACE_CONFIG") == before[2].get("CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.host
+def test_the_rows_of_a_table_list_its_images_once(sweep, monkeypatch):
+    host, listed = type(detect_host()), []
+    build = host.build_train_set
+    monkeypatch.setattr(host, "build_train_set", lambda self, *args: listed.append(args) or build(self, *args))
+    asked = read_sweep(sweep())
+    _check(asked, asked.cells, [])
+    assert len(listed) == 1
+
+
+@pytest.mark.host
 def test_judging_every_so_many_epochs_that_miss_the_last_is_refused(sweep, capsys, digits):
     judge = {"train": str(digits / "train"), "test": str(digits / "val"), "every": 5}
     assert main(["compare", str(sweep(judge=judge, overrides=["++max_epochs=10"]))]) == 1

@@ -310,19 +310,6 @@ def test_a_fraction_of_the_data_is_guided_within_itself(recipe, train):
     assert sorted(int(i) for items, _, _ in run.batches for i in items) == list(range(24))
 
 
-@pytest.fixture
-def h5(digits, tmp_path, monkeypatch):
-    """An H5 file of the digits, and a home folder for solo-learn's list of it."""
-    if HOST.generation != "1.0.6":
-        pytest.skip("H5 came with solo-learn 1.0.6")
-    h5py = pytest.importorskip("h5py")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with h5py.File(tmp_path / "digits.h5", "w") as file:
-        for path in sorted((digits / "train").glob("*/*.png")):
-            file.require_group(path.parent.name)[path.name] = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    return tmp_path / "digits.h5"
-
-
 H5 = {"dataset": "imagenet", "format": "h5", "val_path": None}
 
 
