@@ -90,9 +90,16 @@ def launch(plan: str, launcher: Any, arguments: Sequence[str]) -> list[Any]:
         show_progress_lines()  # a job's own logging may have silenced ours
         for cell, job in zip(cells, returned, strict=True):
             if job.status != JobStatus.COMPLETED:
-                log.error("%s, seed %s: failed; typing the same command again trains it again", cell["row"], cell["seed"])
+                again = "typing the same command again trains it again"
+                log.error("%s, seed %s: failed%s; %s", cell["row"], cell["seed"], _why(job), again)
         done += returned
     return done
+
+
+def _why(job: Any) -> str:
+    """What ended a job, where it has not said so by itself, as our own errors do."""
+    error = job._return_value
+    return "" if error is None or isinstance(error, SystemExit) else f" ({brief(error)})"
 
 
 def with_checkpoints(words: Sequence[str], needs: Mapping[str, str]) -> list[str]:

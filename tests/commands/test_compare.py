@@ -246,6 +246,7 @@ def test_trying_a_row_out_changes_nothing_for_the_others(sweep):
 
 @pytest.mark.host
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The feature LinearWarmupCosineAnnealingLR")  # of 1.0.2's own scheduler
 def test_a_cells_settings_of_torch_end_with_it(sweep, tmp_path):
     """In one process: what Lightning sets for a deterministic row would else be the next row's, too."""
     file = sweep(axes={"positives": {"exact": ["++deterministic=true"]}}, alone={}, baseline={})

@@ -233,8 +233,8 @@ def test_a_row_without_its_baseline_is_said(tmp_path, caplog):
 class Launcher:
     """Leaves a checkpoint for each job, but for those that it is told to fail."""
 
-    def __init__(self, folder, fails=()):
-        self.folder, self.fails, self.batches = folder, fails, []
+    def __init__(self, folder, fails=(), error=None):
+        self.folder, self.fails, self.error, self.batches = folder, fails, error, []
 
     def launch(self, jobs, initial_job_idx):
         from hydra.core.utils import JobReturn, JobStatus
@@ -249,6 +249,7 @@ class Launcher:
             if not failed:
                 mark_finished(self.folder / "cells" / name, self.folder / "cells" / name / "x-ep=0.ckpt")
             done.append(JobReturn(status=JobStatus.FAILED if failed else JobStatus.COMPLETED))
+            done[-1].return_value = self.error if failed else None
         return done
 
 
@@ -269,12 +270,21 @@ def test_a_batch_reads_no_checkpoint_of_its_own(tmp_path):
     assert launcher.batches[1][0][:2] == ["accelerator=cpu", f"+p={quoted(path)}"]
 
 
-def test_a_cell_whose_checkpoint_failed_is_left_out_and_the_others_go_on(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "failed;"),
+        (SystemExit(1), "failed;"),
+        (RuntimeError("out of memory\nat 0x1"), "failed (RuntimeError: out of memory);"),
+    ],
+)
+def test_a_cell_whose_checkpoint_failed_is_left_out_and_the_others_go_on(tmp_path, caplog, error, said):
+    """With the reason; our own errors, which end a job by SystemExit, have said theirs."""
     sweep = two_stages(tmp_path)
-    launcher = Launcher(sweep.out, fails=("one-0",))
+    launcher = Launcher(sweep.out, fails=("one-0",), error=error)
     launch(str(tmp_path / "plan.json"), launcher, [])
     assert [len(batch) for batch in launcher.batches] == [4, 1]
-    assert "one, seed 0: failed" in caplog.text
+    assert f"one, seed 0: {said}" in caplog.text
     assert "two, seed 0: not trained" in caplog.text
 
 
